@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { POLICIES } from "../session/settings/call_checks.ts";
+import { POLICIES } from "../session/queue/overflow.ts";
 import { CloseCode, QueueFullError, RequestError } from "../errors.ts";
 import { type DialOutcome, Network, settled } from "../tests/clients.ts";
 import { clockAhead } from "../tests/globals/clock.ts";

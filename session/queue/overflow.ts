@@ -2,10 +2,19 @@
  * Policies that drop messages from a full send queue. A page loads this module only if it sets such
  * a policy.
  */
+import { attempt } from "../../base/call_safely.ts";
 import { encodeEnvelope } from "../wire/encode.ts";
 import { utf8Length } from "../wire/utf8.ts";
 import type { QueuedMessage } from "./frames.ts";
 import type { Overflow, OverflowPolicy, SendQueue, SendQueueBounds } from "./send_queue.ts";
+
+/** Names of the policies. */
+export const POLICIES: readonly OverflowPolicy[] = [
+  "close",
+  "drop-oldest",
+  "drop-newest",
+  "latest",
+];
 
 /** Drops messages from any number of queues, and leaves notices in their place. */
 export class DropPolicy implements Overflow {
@@ -54,7 +63,10 @@ function ask(
   topic: string,
 ): OverflowPolicy {
   try {
-    return policy(topic);
+    const chosen: unknown = policy(topic);
+    if (POLICIES.includes(chosen as OverflowPolicy)) return chosen as OverflowPolicy;
+    attempt(() => chosen, () => {}); // Nothing awaits a promise.
+    throw new TypeError(`sendQueue.policy returned ${chosen}`);
   } catch (error) {
     queue.policyError = error;
     return "close";

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertInstanceOf, assertThrows } from "@std/assert";
 import { QueueFullError } from "../../errors.ts";
 import type { Frame } from "../../transport/connection.ts";
 import { SharedMessages } from "./broadcast.ts";
@@ -118,6 +118,23 @@ Deno.test("SendQueue.push() accepts one message of any size; a full queue throws
     assertEquals([overflows, error.cause], [[error], cause]);
     push("ignored");
     assertEquals(queue.stats.queuedMessages, 0);
+  }
+});
+
+Deno.test("SendQueue closes if its policy function returns no name of a policy", () => {
+  const cases: [policy: () => unknown, received: string][] = [
+    [() => "drop_oldest", "drop_oldest"],
+    [() => undefined, "undefined"],
+    [() => Promise.reject(new Error("no policy")), "[object Promise]"],
+  ];
+  for (const [policy, received] of cases) {
+    const { queue, overflows, push, hold } = bench({ maxMessages: 1, policy: policy as never });
+    hold();
+    push("a");
+    const { cause } = assertThrows(() => push("z"), QueueFullError);
+    assertInstanceOf(cause, TypeError);
+    assertEquals(cause.message, `sendQueue.policy returned ${received}`);
+    assertEquals([queue.stats.droppedMessages, overflows.length], [0, 1]);
   }
 });
 

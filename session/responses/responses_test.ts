@@ -10,7 +10,7 @@ import { internals, Session } from "../session.ts";
 import type { Instrumentation } from "../insight/instrumentation.ts";
 import { instrument } from "../insight/watch.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
-import { POLICIES } from "../settings/call_checks.ts";
+import { POLICIES } from "../queue/overflow.ts";
 import { sessionSettings } from "../settings/session_settings.ts";
 import { soon, turns } from "../../tests/waiting.ts";
 import { resumable } from "../../streams/mod.ts";
@@ -338,14 +338,15 @@ Deno.test("A contract checks the items, and types both sides", async () => {
   assertEquals([skipped.map(String), client.stats.invalidMessages], [[
     'RequestError: The response to "slow" does not fit the contract: Big',
   ], 2]);
-  const strict = client.requestStream("count", 1e9, {
-    onInvalid(error) {
-      throw error;
-    },
-  });
-  await assertRejects(() => Array.fromAsync(strict), RequestError, "does not fit the contract");
+  const throwing = (error: RequestError) => {
+    throw error;
+  };
+  for (const onInvalid of [throwing, (error: RequestError) => Promise.reject(error)]) {
+    const strict = client.requestStream("count", 1e9, { onInvalid });
+    await assertRejects(() => Array.fromAsync(strict), RequestError, "does not fit the contract");
+  }
   await turns();
-  assertEquals(returned, 3);
+  assertEquals(returned, 4);
   const wrong = await assertRejects(
     () => soon(Array.fromAsync(client.requestStream("count", "x" as never))),
     RequestError,

@@ -14,6 +14,7 @@ import {
 import type { CheckOption, NumberCheck, OptionKinds } from "../../base/options/options.ts";
 import { isSendable } from "../../transport/close_info.ts";
 import type { OpenStreamOptions } from "../../transport/connection.ts";
+import { POLICIES } from "../queue/overflow.ts";
 import type { OverflowPolicy } from "../queue/send_queue.ts";
 import type { CallCheck, SessionCalls } from "./calls.ts";
 import type { SessionHandlers, SessionSettingsOptions } from "./check_settings.ts";
@@ -26,11 +27,6 @@ import type {
 } from "../types.ts";
 import { MAX_CREDIT } from "../wire/envelope.ts";
 import type { HistoryOptions } from "../wire/recovery.ts";
-
-/** Names of the overflow policies. */
-export const POLICIES = Object.keys(
-  { close: 0, "drop-oldest": 0, "drop-newest": 0, latest: 0 } satisfies Record<OverflowPolicy, 0>,
-) as readonly OverflowPolicy[];
 
 export const WAIT: OptionKinds<WaitOptions> = { signal: "AbortSignal", timeoutMs: TIME };
 

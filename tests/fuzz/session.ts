@@ -5,7 +5,7 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { QueueFullError, RequestError, SkeinError } from "../../errors.ts";
-import { POLICIES } from "../../session/settings/call_checks.ts";
+import { POLICIES } from "../../session/queue/overflow.ts";
 import { encodeMessage } from "../../session/wire/encode.ts";
 import { parseEnvelope } from "../../session/wire/server_envelope.ts";
 import { HIGH_WATER_MARK } from "../../session/queue/send_queue.ts";

@@ -3,7 +3,7 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { POLICIES } from "../../session/settings/call_checks.ts";
+import { POLICIES } from "../../session/queue/overflow.ts";
 import { QueueModel } from "../../session/queue/queue_model.ts";
 import { transport } from "./draw.ts";
 import type { Ends, World } from "./world.ts";

@@ -21,7 +21,7 @@
 import { parseArgs } from "node:util";
 import { Histogram } from "../../cli/load/histogram.ts";
 import type { OverflowPolicy } from "../../mod.ts";
-import { POLICIES } from "../../session/settings/call_checks.ts";
+import { POLICIES } from "../../session/queue/overflow.ts";
 import { soakResponses } from "./responses.ts";
 import { BROKERS, soakChaos } from "./chaos.ts";
 import { openMany, Pacer, SoakClient, TIMED } from "./clients.ts";
