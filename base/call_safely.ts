@@ -21,3 +21,19 @@ export function attempt(
     return void failed(error);
   }
 }
+
+/**
+ * Handles the result of a call that no caller awaits. The type of a callback without a result also
+ * allows an asynchronous function, whose rejection would otherwise end the process.
+ *
+ * @param result The result, or a promise.
+ * @param failed Receives the rejection. MUST NOT throw.
+ * @returns A promise that resolves once the result has settled, and never rejects; `undefined` if
+ * the result is no promise.
+ */
+export function unawaited(
+  result: unknown,
+  failed: (error: unknown) => void,
+): Promise<unknown> | undefined {
+  return attempt(() => result, failed);
+}

@@ -67,6 +67,20 @@ export class DecisionFault extends Error {
 }
 
 /**
+ * Checks the network address that the application's `clientAddress` returned.
+ *
+ * @param address The result.
+ * @returns The address; `undefined` if there is none.
+ * @throws {DecisionFault} If the result is a promise, or of another type.
+ */
+export function checkedAddress(address: unknown): string | undefined {
+  if (address === undefined || address === null || typeof address === "string") {
+    return address ?? undefined;
+  }
+  throw DecisionFault.returned("clientAddress", "a string or undefined", address);
+}
+
+/**
  * Asks the application for a decision.
  *
  * @typeParam T The decision.

@@ -1,5 +1,6 @@
 /** Uses all cores of a machine: workers on one port with one broker, and their supervisor. */
 import { Backoff } from "../../base/backoff.ts";
+import { attempt, unawaited } from "../../base/call_safely.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import {
   BROKER,
@@ -44,6 +45,12 @@ const SOUND_MS = 60_000;
 /** Default time without a response after which a worker is considered hung, in milliseconds. */
 const SILENT_MS = 10_000;
 
+/**
+ * Time after which a worker that has not begun to listen is considered hung, in milliseconds. A
+ * busy machine may take many seconds to load a module, and the worker may first open a database.
+ */
+const START_MS = 120_000;
+
 /** Longest wait for a worker's metrics and health, in milliseconds. */
 const FIGURES_MS = 2_000;
 
@@ -78,7 +85,7 @@ export interface WorkersOptions
   readonly maxHeapMb?: number | undefined;
   /**
    * Time without a response after which a worker is considered hung and is replaced, in
-   * milliseconds.
+   * milliseconds. While a worker starts, the limit is two minutes.
    *
    * @default {10000}
    */
@@ -247,6 +254,8 @@ export class Workers implements AsyncDisposable {
       throw error;
     }
     const close = () => void workers.close();
+    // The last turn of the start may have aborted it, such as in `onListen`.
+    if (signal?.aborted) close();
     signal?.addEventListener("abort", close, { once: true });
     workers.#over.signal.addEventListener("abort", () => {
       signal?.removeEventListener("abort", close);
@@ -374,7 +383,10 @@ export class Workers implements AsyncDisposable {
     });
     slot.thread = thread;
     try {
-      slot.facts = await thread.calls.ask("start");
+      slot.facts = await within(this.#runtime, thread.calls.ask("start"), {
+        late: `Worker ${slot.index} did not listen within`,
+        timeoutMs: START_MS,
+      });
     } catch (error) {
       await thread.terminate(error as Error);
       slot.hasUdp = false;
@@ -420,12 +432,11 @@ export class Workers implements AsyncDisposable {
 
   #tell(index: number, error: Error, restartMs: number): void {
     const { onWorkerEnd } = this.#options;
-    try {
-      if (onWorkerEnd === undefined) this.#console.failed(`Worker ${index}`, error);
-      else onWorkerEnd({ index, error, restartMs });
-    } catch (cause) {
-      this.#console.failed("onWorkerEnd", cause);
-    }
+    if (onWorkerEnd === undefined) return this.#console.failed(`Worker ${index}`, error);
+    attempt(
+      () => onWorkerEnd({ index, error, restartMs }),
+      (cause) => this.#console.failed("onWorkerEnd", cause),
+    );
   }
 
   /** Makes another worker listen on UDP, or if there is none, the next worker that starts. */
@@ -443,7 +454,9 @@ export class Workers implements AsyncDisposable {
     return {
       listening: (facts) => {
         slot.facts = facts;
-        if (facts.webTransportUrl !== "" && this.#options.onListen !== undefined) this.#announce();
+        if (facts.webTransportUrl !== "" && this.#options.onListen !== undefined) {
+          attempt(() => this.#announce(), this.#onListenFailed);
+        }
       },
       udp: () => this.#udp(),
       measures: () => this.#measures(),
@@ -480,12 +493,16 @@ export class Workers implements AsyncDisposable {
       webTransportUrl: this.webTransportUrl,
       webTransportError: error === undefined ? undefined : new Error(error),
     };
-    if (onListen !== undefined) return onListen(this.address, info);
+    if (onListen !== undefined) {
+      return void unawaited(onListen(this.address, info), this.#onListenFailed);
+    }
     const too = info.webTransportUrl === "" ? "" : `, WebTransport on ${info.webTransportUrl}`;
     // Print on stderr, as the runtime does, because stdout belongs to the program.
     // deno-lint-ignore no-console
     console.error(`${this.#limits.workers} workers listen on ${this.url}${too}`);
   }
+
+  readonly #onListenFailed = (error: unknown) => this.#console.failed("onListen", error);
 
   async #close(options: SessionCloseOptions): Promise<void> {
     this.#over.abort();

@@ -280,6 +280,23 @@ Deno.test({
   },
 });
 
+Deno.test({
+  name: "serveWorkers() closes when its signal aborts just before it returns",
+  ignore,
+  async fn() {
+    const ending = new AbortController();
+    await using workers = await start({
+      workers: 1,
+      signal: ending.signal,
+      async onListen() {
+        for (let turn = 0; turn < 3; turn++) await undefined;
+        ending.abort();
+      },
+    });
+    await until(() => workers.states[0]!.state === "closed");
+  },
+});
+
 /** A module of a worker, as text. */
 function moduleOf(source: string): URL {
   return new URL(`data:text/javascript,${encodeURIComponent(source)}`);

@@ -24,7 +24,7 @@ const [MESSAGE_MS, ROUND_MS] = [2, 50] as const;
  * Silence after which a worker is considered hung, and maximum time until it is replaced, in
  * milliseconds.
  */
-const [SILENT_MS, REPLACED_MS] = [2_000, 60_000] as const;
+const [SILENT_MS, REPLACED_MS] = [2_000, 600_000] as const;
 
 /** Maximum delay before the first replacement, in milliseconds. */
 const FIRST_DELAY_MS = 200;
@@ -35,8 +35,8 @@ const STATES = ["ok", "full", "draining"] as const;
 const end = fc.record({
   index: fc.nat(2),
   how: fc.constantFrom("exits", "hangs", "has a full heap"),
-  /** Number of starts that fail afterwards. */
-  failures: fc.integer({ min: 0, max: 2 }),
+  /** The starts that fail afterwards. */
+  failures: fc.array(fc.constantFrom("throws", "hangs"), { maxLength: 2 }),
 });
 
 /** The number of sessions and the health of each worker. */
@@ -57,7 +57,11 @@ class FakeThread {
   readonly #listeners = new Map<string, ((value: never) => void)[]>();
   readonly #calls: ThreadCalls<MainQuestions, WorkerQuestions>;
 
-  constructor(readonly world: World, { index, hasUdp }: WorkerInit, readonly fails: boolean) {
+  constructor(
+    readonly world: World,
+    { index, hasUdp }: WorkerInit,
+    readonly failure: string | undefined,
+  ) {
     this.index = index;
     this.hasUdp = hasUdp;
     const post = (message: unknown) => this.#later(() => this.#emit("message", message));
@@ -113,8 +117,9 @@ class FakeThread {
     return {
       start: async () => {
         await this.world.pause(ROUND_MS);
-        if (this.fails) throw new TypeError("planned");
-        return this.#facts();
+        if (this.failure === "throws") throw new TypeError("planned");
+        this.hangs ||= this.failure === "hangs";
+        return this.hangs ? new Promise<never>(() => {}) : this.#facts();
       },
       ping: () => ({ isExhausted: this.isExhausted }),
       takeUdp: () => {
@@ -147,21 +152,25 @@ property("each worker that ends is replaced, and exactly one has the UDP port", 
   async check(world, { count, webTransport, ends, healths, exitsLast, close }) {
     const threads: FakeThread[] = [];
     const told: { readonly index: number; readonly restartMs: number }[] = [];
-    let failing = 0;
+    let failing: readonly string[] = [];
     const start = ((init: WorkerInit) => {
-      const thread = new FakeThread(world, init, failing > 0);
-      failing = Math.max(0, failing - 1);
+      const thread = new FakeThread(world, init, failing[0]);
+      failing = failing.slice(1);
       threads.push(thread);
       return thread;
     }) as unknown as StartThread;
     const { runtime } = world.host("workers");
+    world.expectErrors(/^onWorkerEnd failed/);
     const workers = await Workers.start("workers:module", {
       runtime,
       workers: count,
       webTransport,
       silentMs: SILENT_MS,
       onListen() {},
-      onWorkerEnd: (end) => told.push(end),
+      onWorkerEnd(end) {
+        told.push(end);
+        return Promise.reject(new Error("planned"));
+      },
     }, { startThread: start });
     const alive = () => threads.filter(({ isAlive }) => isAlive);
     const starts = Array.from({ length: count }, () => 1);
@@ -188,7 +197,7 @@ property("each worker that ends is replaced, and exactly one has the UDP port", 
     for (const [i, { index, how, failures }] of ends.entries()) {
       const thread = alive().find((one) => one.index === index % count)!;
       failing = failures;
-      starts[thread.index]! += 1 + failures;
+      starts[thread.index]! += 1 + failures.length;
       if (how === "exits") thread.end();
       if (how === "hangs") thread.hangs = true;
       if (how === "has a full heap") thread.isExhausted = true;
