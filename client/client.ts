@@ -13,6 +13,7 @@ import {
   UnsupportedError,
 } from "../errors.ts";
 import { Attempts } from "../base/attempts.ts";
+import { attempt } from "../base/call_safely.ts";
 import { Outbox } from "./outbox/outbox.ts";
 import { OutboxPublications } from "./outbox/publications.ts";
 import type { Connection } from "../transport/connection.ts";
@@ -64,7 +65,7 @@ import type { DurableStream, DurableStreamOptions } from "./durable_stream.ts";
 import type { ClientStateOf, ClientStateOptions } from "./state/state.ts";
 import type { ClientStates } from "./state/states.ts";
 import { ClientPresence, Members, WatchedRooms } from "./subscriptions/rooms.ts";
-import type { SessionSettings } from "../session/settings/settings.ts";
+import { report, type SessionSettings } from "../session/settings/settings.ts";
 import type { Subscription } from "./subscriptions/subscription.ts";
 import { ClientSubscriptions } from "./subscriptions/subscriptions.ts";
 import type { UnreadSessions } from "./unread_sessions.ts";
@@ -241,7 +242,7 @@ export class Client<C extends Contract = Contract>
       onClose() {}, // `#report` prints the line for this.
       onGoAway: (goaway, session) => {
         this.#retryAt = runtime.now() + goaway.retryAfterMs;
-        options.onGoAway?.(goaway, session);
+        return options.onGoAway?.(goaway, session);
       },
       runtime,
     });
@@ -971,7 +972,7 @@ export class Client<C extends Contract = Contract>
       this.#abortCalls();
       this.#pageWatch?.[Symbol.dispose]();
       this.#liveness?.[Symbol.dispose]();
-      this.#unfollowLife?.();
+      attempt(() => this.#unfollowLife?.(), (error) => report(this.#settings, error));
       this.#guest.end();
       this.#options.signal?.removeEventListener("abort", this.#onAbort);
       await this.#keeper?.end(this.#closedError("deliver"));

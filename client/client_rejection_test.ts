@@ -291,13 +291,18 @@ Deno.test("Client checks its server and retries when the option life signals, un
   let wake: (() => void) | undefined;
   const network = new Network();
   network.outcomes.push(network.nobody);
+  const errors: unknown[] = [];
   const client = network.client({
     life: {
       subscribe(listener) {
         wake = listener;
-        return () => wake = undefined;
+        return () => {
+          wake = undefined;
+          throw new Error("No longer there");
+        };
       },
     },
+    onError: (error) => void errors.push(error),
   });
   assertEquals(await settled(client), "reconnecting");
   wake!();
@@ -311,6 +316,7 @@ Deno.test("Client checks its server and retries when the option life signals, un
   assertEquals([client.status.current.name, network.dials.length], ["connected", 3]);
   await client.close();
   assertEquals(wake, undefined);
+  assertEquals(String(errors.at(-1)), "Error: No longer there");
 });
 
 Deno.test("Client treats null as no token, like undefined", async () => {

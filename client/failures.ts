@@ -67,7 +67,7 @@ function tell(
     const error = info === undefined
       ? new ConnectionError(line, { cause })
       : new SessionClosedError(line, { info, cause });
-    report(settings, error, undefined);
+    report(settings, error);
   };
   settings.console.tell(kind, line, { about: url, to: settings.handlers.onError && toHandler });
 }

@@ -66,7 +66,7 @@ export class GuardedStore {
     if (this.#told.has(kind)) return;
     this.#told.add(kind);
     const { handlers, console } = this.#settings;
-    if (handlers.onError) report(this.#settings, error, undefined);
+    if (handlers.onError) report(this.#settings, error);
     else console.tell("store", error.message, { about: kind });
   }
 

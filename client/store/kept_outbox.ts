@@ -5,6 +5,7 @@ import type { EncodedMessage } from "../../session/wire/encode.ts";
 import { report, type SessionSettings } from "../../session/settings/settings.ts";
 import type { WaitOptions } from "../../session/types.ts";
 import type { Timer } from "../../base/runtime.ts";
+import { attempt } from "../../base/call_safely.ts";
 import { pause, waitFor } from "../../base/wait.ts";
 import type { DropReason, OutboxDrop } from "./dropped.ts";
 import type { GuardedStore } from "./guarded_store.ts";
@@ -255,11 +256,7 @@ export class KeptOutbox {
         `A ${kind}${on} in the store was dropped: ${reason}; outbox.onDropped receives each`;
       return settings.console.tell("outbox-dropped", line, { about: reason });
     }
-    try {
-      onDropped(drop);
-    } catch (error) {
-      report(settings, error, undefined);
-    }
+    attempt(() => onDropped(drop), (error) => report(settings, error));
   }
 
   /** Ends with the client. What waits stays in the store, but its promises reject. */

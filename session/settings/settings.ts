@@ -422,7 +422,7 @@ export interface RequestServer {
 export function report(
   settings: SessionSettings,
   error: unknown,
-  session: SessionLike | undefined,
+  session?: SessionLike,
 ): void {
   const { onError } = settings.handlers;
   const print = (error: unknown) =>
