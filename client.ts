@@ -13,7 +13,7 @@
  * - 9 KiB for HTTP, after all other transports have failed,
  * - 19.3 KiB when a WebSocket first opens or receives a stream or a datagram,
  * - 12.8 KiB when a session is first used for more than messages, for example for diagnostics,
- * - 6.2 KiB at the first streaming response, or before the first session with request handlers or
+ * - 6.3 KiB at the first streaming response, or before the first session with request handlers or
  *   with a send queue that drops messages,
  * - 20.5 KiB for the first state.
  *

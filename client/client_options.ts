@@ -276,11 +276,11 @@ export interface ClientSubscribeOptions extends HistoryOptions {
    * Receives each message that does not match the contract, for example because the server uses a
    * different version of it. The loop skips the message.
    *
-   * If this function throws, the loop throws that error.
+   * The loop waits for a promise. If this function throws or rejects, the loop throws that error.
    *
    * @default {`onError` of the client receives the error}
    */
-  readonly onInvalid?: ((error: RequestError, data: unknown) => void) | undefined;
+  readonly onInvalid?: ((error: RequestError, data: unknown) => unknown) | undefined;
   /**
    * Called after each loss of the connection, and after messages were dropped because there was no
    * loop. The argument says whether all missed messages will follow.

@@ -32,9 +32,10 @@ export interface DurableStreamOptions<T = unknown> {
   readonly parse?: ((data: unknown) => T | Promise<T>) | undefined;
   /**
    * Receives each record for which `parse` throws, together with the error. The loop skips the
-   * record. If this function throws, the loop throws that error.
+   * record. The loop waits for a promise. If this function throws or rejects, the loop throws that
+   * error.
    */
-  readonly onInvalid?: ((error: RequestError, data: unknown) => void) | undefined;
+  readonly onInvalid?: ((error: RequestError, data: unknown) => unknown) | undefined;
   /** Ends the loop with the signal's reason. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -148,7 +149,7 @@ export async function* readStream<T>(
           record = parse ? await parse(data) : data as T;
         } catch (error) {
           if (onInvalid === undefined) throw error;
-          subscription.skip(misfitOf(topic, error), data);
+          await subscription.skip(misfitOf(topic, error), data);
           continue;
         }
         yield record;

@@ -125,10 +125,11 @@ export class Faults {
    *
    * @param error The reason.
    * @param of The data, and the function that receives the error and the data.
+   * @returns The result of that function, which the loop awaits.
    */
-  skip(error: RequestError, of: Misfit): void {
+  skip(error: RequestError, of: Misfit): unknown {
     this.messages++;
-    this.tell(error, of);
+    return this.tell(error, of);
   }
 
   /**
@@ -155,11 +156,11 @@ export class Faults {
     tellSkipped(settings, new RequestError("too-large", text), { session, advice });
   }
 
-  /** Reports data that does not fit the contract to the application. */
-  tell(error: RequestError, { data, onInvalid }: Misfit): void {
+  /** Reports data that does not fit the contract to the application, as `skip` does. */
+  tell(error: RequestError, { data, onInvalid }: Misfit): unknown {
     const { settings, session } = this.#core;
-    if (onInvalid !== undefined) onInvalid(error, data);
-    else tellSkipped(settings, error, { session });
+    if (onInvalid !== undefined) return onInvalid(error, data);
+    return tellSkipped(settings, error, { session });
   }
 }
 

@@ -681,12 +681,13 @@ export class Receiving
     { id: number, data }: IncomingMessage,
     failure: RequestFailure,
     onInvalid: InvalidHandler,
-  ): undefined {
+  ): Promise<undefined> | undefined {
     const id = number ?? null;
     const told = this.faults.misfit(id, failure);
     if (told !== undefined) this.replies.fail(id, told);
-    if (id !== null || this.#settings.side === "server") return;
-    this.faults.tell(new RequestError(failure.code, failure.message, failure), { data, onInvalid });
+    if (id !== null || this.#settings.side === "server") return undefined;
+    const error = new RequestError(failure.code, failure.message, failure);
+    return (this.faults.tell(error, { data, onInvalid }) as Promise<void>)?.then?.(() => undefined);
   }
 
   /** Replies to a message whose schema threw, which is not the peer's fault. */

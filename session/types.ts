@@ -57,11 +57,11 @@ export interface RequestStreamOptions extends WaitOptions {
    * Receives each item that does not fit the contract, for example because the peer uses another
    * version of it. The loop skips the item.
    *
-   * If this function throws, the loop throws that error.
+   * The loop waits for a promise. If this function throws or rejects, the loop throws that error.
    *
    * @default {`onError` receives the error}
    */
-  readonly onInvalid?: ((error: RequestError, data: unknown) => void) | undefined;
+  readonly onInvalid?: ((error: RequestError, data: unknown) => unknown) | undefined;
   /**
    * Timeout for the whole response, in milliseconds.
    *

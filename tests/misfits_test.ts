@@ -227,14 +227,15 @@ Deno.test("Subscription.position moves past skipped messages", async () => {
 Deno.test("Subscription throws what onInvalid throws", async () => {
   await using server = newerServer();
   await using client = server.connect({ contract } as never) as unknown as Page;
-  const strict = client.subscribe("news", {
-    onInvalid(error) {
-      throw error;
-    },
-  });
-  await strict.ready;
-  server.publish("news", MISFIT);
-  await assertRejects(() => soon(first(strict)), RequestError, "does not fit the contract");
+  const throwing = (error: RequestError) => {
+    throw error;
+  };
+  for (const onInvalid of [throwing, (error: RequestError) => Promise.reject(error)]) {
+    await using strict = client.subscribe("news", { onInvalid });
+    await strict.ready;
+    server.publish("news", MISFIT);
+    await assertRejects(() => soon(first(strict)), RequestError, "does not fit the contract");
+  }
 });
 
 /**

@@ -82,6 +82,7 @@ import {
 } from "../streams/mod.ts";
 import { slowTest } from "../tools/run_tests/slow.ts";
 import { turns } from "./waiting.ts";
+import { OTHERS, UNAWAITED } from "./pairs/unawaited_callbacks.ts";
 
 /**
  * Functions and constructors. Without the check, some of them would start something that no test
@@ -428,6 +429,31 @@ Deno.test("Each call with a contract rejects a plain object, and names defineCon
     }
   }
   assert(names.includes("createServer") && names.includes("connect"), names.join());
+});
+
+/** Lists the options of a table that take a function, with the names of the objects around them. */
+function* functionsIn(kinds: object, around = ""): Generator<string> {
+  for (const [name, kind] of Object.entries(kinds) as [string, OptionKind][]) {
+    const path = around + name;
+    if (typeof kind === "string" && /\bfunction\b/.test(kind)) yield path;
+    const { kinds: inside } = kind as Kind;
+    if (inside !== undefined) yield* functionsIn(inside, `${path}.`);
+    else if (typeof kind === "object" && !Array.isArray(kind)) yield* functionsIn(kind, `${path}.`);
+  }
+}
+
+Deno.test("Each option that takes a function is in a table of unawaited_callbacks.ts", async () => {
+  const listed = new Set([
+    ...UNAWAITED.map(({ option }) => option),
+    ...Object.values(OTHERS).flat(),
+  ]);
+  const missing = new Set<string>();
+  await withObjects(async (objects) => {
+    for (const [, call] of allCalls(objects)) {
+      for (const path of functionsIn(await kindsOf(call))) if (!listed.has(path)) missing.add(path);
+    }
+  });
+  assertEquals([...missing], []);
 });
 
 /** A value that fits no kind. */

@@ -20,7 +20,8 @@ import { lowPort } from "./networks/ports.ts";
 import { listen, portOf } from "./servers.ts";
 import { HELD_MS, HeldTimers } from "./movable_clock.ts";
 import { endOf } from "./sessions.ts";
-import { soon, until } from "./waiting.ts";
+import { captureConsole } from "./console_lines.ts";
+import { soon, turns, until } from "./waiting.ts";
 import { headOf, partsOf, TextSocket } from "./peers/text_socket.ts";
 
 /** Data that a client needs to connect to a server. */
@@ -362,13 +363,18 @@ Deno.test("Server.rotateCertificate() presents another certificate to new client
 
 Deno.test("serve() continues with WebSocket while the UDP port is in use, and offers WebTransport when it is free", async () => {
   for (const webTransport of [true, { cacheFolder: null }]) {
+    using console = captureConsole();
     const taken = takePort();
     const { port } = taken.addr;
     const told: ListenInfo[] = [];
     await using server = listen({
       port,
       webTransport,
-      onListen: (_address, info) => void told.push(info),
+      async onListen(_address, info) {
+        told.push(info);
+        await turns();
+        throw new Error("The log is full"); // It is printed, and nothing else happens.
+      },
     });
     assertEquals([server.webTransportUrl, server.certificateHashes], ["", []]);
     assertEquals(server.webTransportStats?.isListening, false);
@@ -392,6 +398,7 @@ Deno.test("serve() continues with WebSocket while the UDP port is in use, and of
     assertEquals(server.certificateHashes, certificate.hashes);
     await using session = await open(server);
     assertEquals(session.state, "connected");
+    assertEquals(console.lines, Array(2).fill("onListen failed: Error: The log is full"));
   }
 });
 

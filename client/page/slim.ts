@@ -8,7 +8,7 @@
  * | page in one file                             | at most, KiB (gzip) |
  * | -------------------------------------------- | ------------------- |
  * | `webSocket()`                                | 44.3                  |
- * | `webSocket()`, `responses()` and `insight()` | 60                  |
+ * | `webSocket()`, `responses()` and `insight()` | 60.1                  |
  * | the same with `states()`                     | 78.9                  |
  * | everything, `@skein/skein/client`            | 112.3               |
  *

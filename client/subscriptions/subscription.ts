@@ -33,8 +33,8 @@ export interface RecoveryParts {
 /** The parts of the client that a subscription uses. */
 export interface SubscriptionOwner {
   check(incoming: IncomingMessage, onInvalid: ClientSubscribeOptions["onInvalid"]): unknown;
-  /** Tells the application that data was skipped. */
-  skip(error: RequestError, of: Parameters<Faults["skip"]>[1]): void;
+  /** Tells the application that data was skipped. Returns the result of `onInvalid`. */
+  skip(error: RequestError, of: Parameters<Faults["skip"]>[1]): unknown;
   /**
    * Requests the topic from the server, from the position that {@linkcode Subscription.from}
    * returns.
@@ -314,12 +314,12 @@ export class Subscription<
   }
 
   /**
-   * Tells the application that the reader skips data.
+   * Tells the application that the reader skips data. Returns the result of `onInvalid`.
    *
    * @ignore
    */
-  skip(error: RequestError, data: unknown): void {
-    this.#owner.skip(error, { data, onInvalid: this.#options.onInvalid });
+  skip(error: RequestError, data: unknown): unknown {
+    return this.#owner.skip(error, { data, onInvalid: this.#options.onInvalid });
   }
 
   /**

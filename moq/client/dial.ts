@@ -1,11 +1,13 @@
 /** Dials a URL, and opens a MoQ session. */
 import { MOQ_SESSION } from "../session/session.ts";
+import { attempt } from "../../base/call_safely.ts";
 import { type OptionKinds, optionsFor } from "../../base/options/options.ts";
 import { checkOptions, POSITIVE, TIME } from "../../base/options/option_checks.ts";
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
 import { textOf } from "../../base/error_text.ts";
+import { reportTo } from "../session/context.ts";
 import type { Connection } from "../../transport/connection.ts";
 import { dialNativeWebTransport } from "../../transport/native/client.ts";
 import { engineDefect } from "../../transport/native/engines.ts";
@@ -92,7 +94,7 @@ export interface DialMoqOptions extends
   readonly transports?: readonly Exclude<TransportName, "http">[] | undefined;
   /**
    * Called before the session opens, if the WebSocket won, with the reason why WebTransport did
-   * not.
+   * not. If it throws or rejects, `onError` receives the error.
    */
   readonly onFallback?: ((fallback: TransportFallback) => void) | undefined;
   /**
@@ -425,7 +427,14 @@ async function raceWebTransport(target: URL, options: Dialing): Promise<Connecti
     headStartMs,
     transports,
   });
-  return await dial(target, { runtime, signal, timeoutMs, onFallback });
+  return await dial(target, {
+    runtime,
+    signal,
+    timeoutMs,
+    onFallback: onFallback && ((fallback) => {
+      attempt(() => onFallback(fallback), (error) => reportTo(options.onError, error));
+    }),
+  });
 }
 
 interface WebTransportTarget {

@@ -103,7 +103,11 @@ Deno.test("dialMoq() uses WebTransport if possible, and WebSocket otherwise", as
   await using server = listen();
   const url = server.url.replace("https", "http");
   const fallbacks: unknown[] = [];
-  const onFallback = (fallback: unknown) => void fallbacks.push(fallback);
+  const errors: unknown[] = [];
+  const onFallback = (fallback: unknown) => {
+    fallbacks.push(fallback);
+    throw new Error("The log is full");
+  };
   await using first = await dialMoq(url, { fallback: true, headStartMs: 5_000, onFallback });
   assertEquals([first.connection.transport, fallbacks], ["webtransport", []]);
 
@@ -111,9 +115,10 @@ Deno.test("dialMoq() uses WebTransport if possible, and WebSocket otherwise", as
   await using second = await dialMoq(webSocketOnly.webSocketUrl.replace("ws", "http"), {
     fallback: true,
     onFallback,
+    onError: (error) => errors.push(error),
   });
   assertEquals(second.connection.transport, "websocket");
-  assertEquals(fallbacks.length, 1);
+  assertEquals([fallbacks.length, errors.map(String)], [1, ["Error: The log is full"]]);
 
   await using third = await dialMoq("https://127.0.0.1:1/", {
     fallback: webSocketOnly.webSocketUrl,

@@ -154,7 +154,10 @@ export interface ResumeOptions extends MoqSubscribeOptions {
    * @default {false}
    */
   readonly waitForBroadcast?: boolean | undefined;
-  /** Called just before the first group of a new subscription is yielded. MUST NOT throw. */
+  /**
+   * Called just before the first group of a new subscription is yielded. If it throws or rejects,
+   * the session's `onError` receives the error.
+   */
   readonly onResumed?: ((resumption: TrackResumption) => void) | undefined;
 }
 
@@ -471,7 +474,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
     if (resumption === undefined) return;
     const { missed } = resumption;
     const { onMissed, onResumed } = this.#options;
-    onResumed?.(resumption);
-    if (missed !== undefined) onMissed?.(missed, "sessionClosed");
+    reader.notify(() => onResumed?.(resumption));
+    if (missed !== undefined) reader.notify(() => onMissed?.(missed, "sessionClosed"));
   }
 }

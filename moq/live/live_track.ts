@@ -1,4 +1,5 @@
 /** Tracks with one source and many subscribers, and broadcasts of such tracks. */
+import { attempt } from "../../base/call_safely.ts";
 import { type OptionKinds, withDefaults } from "../../base/options/options.ts";
 import { checkOptions, COUNT, POSITIVE, RUNTIME } from "../../base/options/option_checks.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
@@ -441,11 +442,8 @@ export class LiveTrack implements AsyncDisposable {
   }
 
   #tellDemand(): void {
-    try {
-      this.#onDemand?.();
-    } catch {
-      // An error of the application's callback ends neither subscribers nor the process.
-    }
+    // An error of the application's callback ends neither subscribers nor the process.
+    attempt(() => this.#onDemand?.(), () => {});
   }
 
   /** Groups for late subscribers and fetches, oldest first. */

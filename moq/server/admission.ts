@@ -6,7 +6,7 @@ import {
   TimeoutError,
 } from "../../errors.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
-import { DecisionFault, tellFault } from "../../base/decision.ts";
+import { checkedAddress, DecisionFault, tellFault } from "../../base/decision.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
 import { type Account, proxyRule } from "../../base/quotas/accounts.ts";
@@ -232,7 +232,7 @@ export class MoqAdmission {
   /** Returns the network address of a client. */
   addressOf(headers: Headers, info: RequestInfo): string | undefined {
     const { clientAddress } = this.#options;
-    if (clientAddress !== undefined) return clientAddress(headers, info);
+    if (clientAddress !== undefined) return checkedAddress(clientAddress(headers, info));
     const { remoteAddr } = info;
     return remoteAddr !== undefined && "hostname" in remoteAddr ? remoteAddr.hostname : undefined;
   }

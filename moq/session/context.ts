@@ -6,6 +6,7 @@ import {
   StreamError,
   UnsupportedError,
 } from "../../errors.ts";
+import { attempt } from "../../base/call_safely.ts";
 import { decide, DecisionFault } from "../../base/decision.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { waitFor } from "../../base/wait.ts";
@@ -227,9 +228,5 @@ export function reportTo(
   onError: ((error: unknown) => void) | undefined,
   error: unknown,
 ): void {
-  try {
-    onError?.(error);
-  } catch {
-    // No other handler is left.
-  }
+  attempt(() => onError?.(error), () => {}); // No other handler is left.
 }

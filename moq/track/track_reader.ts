@@ -1,4 +1,5 @@
 /** A subscription, on the subscriber's side. */
+import { attempt } from "../../base/call_safely.ts";
 import { type NumberCheck, type OptionKinds, withDefaults } from "../../base/options/options.ts";
 import {
   checkOptions,
@@ -67,7 +68,7 @@ export interface MoqSubscribeOptions {
   readonly signal?: AbortSignal | undefined;
   /**
    * Receives groups that will not arrive: dropped by the publisher, or still missing after the
-   * wait. If it throws, the session's `onError` receives the error.
+   * wait. If it throws or rejects, the session's `onError` receives the error.
    */
   readonly onMissed?: ((missed: MissedGroups, reason: MoqErrorName) => void) | undefined;
 }
@@ -287,13 +288,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     this.#queue = new GroupQueue({
       runtime: link.runtime,
       maxQueued: options.maxQueuedGroups ?? MAX_QUEUED_GROUPS,
-      onMissed: (missed, reason) => {
-        try {
-          options.onMissed?.(missed, reason);
-        } catch (error) {
-          link.report(error);
-        }
-      },
+      onMissed: (missed, reason) => this.notify(() => options.onMissed?.(missed, reason)),
       onGapOver: () => this.#reads.deliver(),
     });
     this.#end = new TrackEnd(link.runtime, this.#queue.settled, () => this.#over());
@@ -301,6 +296,15 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     this.ready = this.#ready.promise;
     this.ready.catch(() => {});
     this.closed = this.#ended.promise;
+  }
+
+  /**
+   * Calls the application. The session's `onError` receives its error.
+   *
+   * @ignore
+   */
+  notify(call: () => unknown): void {
+    attempt(call, (error) => this.#link.report(error));
   }
 
   /** The requested fields. */

@@ -1,4 +1,5 @@
 /** The feature `metrics()`: the paths at which a server reports metrics and health. */
+import { unawaited } from "../../base/call_safely.ts";
 import { checkOptions, PATH } from "../../base/options/option_checks.ts";
 import type { OptionKinds } from "../../base/options/options.ts";
 import { DecisionFault } from "../../base/decision.ts";
@@ -121,7 +122,7 @@ class MetricsEndpoint implements HttpMount {
     try {
       isAllowed = this.#isAllowed(request, info);
     } catch (error) {
-      this.#host.report("metrics.allow", DecisionFault.thrown("metrics.allow", error));
+      this.#failed(error);
       return text("The server cannot tell now, try again later\n", 503, { "retry-after": "5" });
     }
     if (!isAllowed) {
@@ -145,7 +146,13 @@ class MetricsEndpoint implements HttpMount {
     if (this.#allow === "everybody") return true;
     if (this.#allow === "loopback") return isFromThisMachine(request, info);
     // Compares with `true`, because a promise would always be truthy.
-    return this.#allow(request, info) === true;
+    const allowed: unknown = this.#allow(request, info);
+    unawaited(allowed, (error) => this.#failed(error));
+    return allowed === true;
+  }
+
+  #failed(error: unknown): void {
+    this.#host.report("metrics.allow", DecisionFault.thrown("metrics.allow", error));
   }
 
   async #metrics(): Promise<Response> {

@@ -602,12 +602,7 @@ export function tellReply(
   onReply: ReplayOptions["onReply"],
   reply: SubscribeReply,
 ): void {
-  if (session.isClosed) return;
-  try {
-    onReply?.(reply);
-  } catch (error) {
-    session[internals].handlerFailed(error, "A handler failed");
-  }
+  if (!session.isClosed) session[internals].notify(() => onReply?.(reply));
 }
 
 /** Returns a function that calls `onReply` once; later calls have no effect. */

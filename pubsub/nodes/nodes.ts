@@ -1,5 +1,6 @@
 /** The nodes that share a broker: liveness, messages between nodes, and questions with replies. */
 import { UnsupportedError } from "../../errors.ts";
+import { attempt } from "../../base/call_safely.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { checkFunction } from "../../base/options/option_checks.ts";
 import { MAX_TIMER_MS, settlesWithin } from "../../base/wait.ts";
@@ -611,20 +612,13 @@ export class Nodes implements AsyncDisposable {
   #emit(event: NodeEvent): void {
     for (const entry of [...this.#listeners]) {
       if (!this.#listeners.has(entry)) continue;
-      try {
-        entry.listener(event);
-      } catch (error) {
-        this.#report(error);
-      }
+      attempt(() => entry.listener(event), (error) => this.#report(error));
     }
   }
 
   #report(error: unknown): void {
-    try {
-      this.#onError(error);
-    } catch {
-      // An error in the error handler itself is dropped, because no other handler could receive it.
-    }
+    // An error in the error handler itself is dropped, because no other handler could receive it.
+    attempt(() => this.#onError(error), () => {});
   }
 }
 

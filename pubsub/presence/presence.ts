@@ -11,6 +11,7 @@ import {
 } from "../../base/options/option_checks.ts";
 import { checkTopic, encodeEnvelope } from "../../session/wire/encode.ts";
 import type { PresenceMember } from "../../session/wire/presence_notice.ts";
+import { attempt } from "../../base/call_safely.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
@@ -615,20 +616,12 @@ export class Presence implements Disposable {
     this.#isTelling = false;
   }
 
-  #call(listener: () => void): void {
-    try {
-      listener();
-    } catch (error) {
-      this.#report(error);
-    }
+  #call(listener: () => unknown): void {
+    attempt(listener, (error) => this.#report(error));
   }
 
   #report(error: unknown): void {
-    try {
-      this.#onError(error);
-    } catch (failure) {
-      this.#print(failure);
-    }
+    attempt(() => this.#onError(error), (failure) => this.#print(failure));
   }
 
   #print(error: unknown): void {

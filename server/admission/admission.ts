@@ -27,7 +27,7 @@ import { AuthenticationError, CloseCode, type CloseInfo, LimitError } from "../.
 import type { Slot } from "../../base/quotas/shares.ts";
 import type { Reservation } from "../../manager/limits.ts";
 import type { SessionManager } from "../../manager/session_manager.ts";
-import { DecisionFault } from "../../base/decision.ts";
+import { checkedAddress, DecisionFault } from "../../base/decision.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { ConsoleReport } from "../../base/console_report.ts";
 import type { Decisions, Login } from "../../pubsub/decisions.ts";
@@ -569,7 +569,9 @@ export class Admission<V> {
   peerOf(request: () => Request, info: RequestInfo): RequestPeer {
     const { clientAddress } = this.#options;
     try {
-      const address = clientAddress ? clientAddress(request(), info) : peerAddress(info);
+      const address = clientAddress
+        ? checkedAddress(clientAddress(request(), info))
+        : peerAddress(info);
       if (address?.includes(",")) {
         throw new TypeError(
           "Cannot count address: clientAddress must return one address, received a list; " +
@@ -578,7 +580,9 @@ export class Admission<V> {
       }
       return { address, rejection: undefined };
     } catch (cause) {
-      const fault = DecisionFault.thrown("clientAddress", cause);
+      const fault = cause instanceof DecisionFault
+        ? cause
+        : DecisionFault.thrown("clientAddress", cause);
       return { address: undefined, rejection: new Rejected(503, LATER, { cause, fault }) };
     }
   }

@@ -2,6 +2,7 @@
  * The guard of the requests to a feature over HTTP. It checks permissions, origins and limits, sets
  * headers, and converts errors.
  */
+import { attempt } from "../../base/call_safely.ts";
 import { describe } from "../../base/error_text.ts";
 import { closing, readBody } from "./body.ts";
 import type { RequestGate } from "./gate.ts";
@@ -466,7 +467,10 @@ export class HttpGuard<Action extends string> {
             return decision;
           },
           checkRevoked,
-          whenRevoked: (end) => decisions.begin(user, { onRevoked: end }),
+          whenRevoked: (end) => {
+            const failed = (error: unknown) => this.#parts.report(`A request to ${name}`, error);
+            return decisions.begin(user, { onRevoked: () => void attempt(end, failed) });
+          },
           authorize: (action, id, details) => {
             isAsked = true;
             const permission = permit(action, id, details);

@@ -11,6 +11,7 @@ import type { PageOrigin } from "../admission/webtransport_request.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./webtransport_options.ts";
 import type { QuicMount } from "../feature.ts";
 import type { SocketHost } from "../server_core.ts";
+import { attempt, unawaited } from "../../base/call_safely.ts";
 import type { ConsoleReport } from "../../base/console_report.ts";
 import { textOf } from "../../base/error_text.ts";
 import { withoutUndefined } from "../../base/options/options.ts";
@@ -234,7 +235,9 @@ export class ServerListener {
     const { onListen } = this.#options;
     const webTransportUrl = this.#webTransport?.url ?? "";
     const info = { webTransportUrl, webTransportError: this.#error };
-    if (onListen !== undefined) return onListen(this.address, info);
+    if (onListen !== undefined) {
+      return void unawaited(onListen(this.address, info), this.#onListenFailed);
+    }
     const { address: { hostname, port } } = this;
     const scheme = this.#options.tls === undefined ? "http" : "https";
     const local = `${scheme}://${this.#localHost}/`;
@@ -387,12 +390,10 @@ export class ServerListener {
   #announceWebTransport(): void {
     const { onListen } = this.#options;
     if (onListen === undefined) return print(`WebTransport on ${this.#webTransport!.url}`);
-    try {
-      this.announce();
-    } catch (error) {
-      this.#options.console.failed("onListen", error);
-    }
+    attempt(() => this.announce(), this.#onListenFailed);
   }
+
+  readonly #onListenFailed = (error: unknown) => this.#options.console.failed("onListen", error);
 
   #openWebTransport(options: WebTransportServeOptions): WebTransportSocket {
     const { runtime, console, webTransport, tls, connectionLimits, quic } = this.#options;

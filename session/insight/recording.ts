@@ -1,9 +1,11 @@
 /** Records the messages that peers send, so that a test can replay a session. */
+import { attempt } from "../../base/call_safely.ts";
 import type { OptionKinds } from "../../base/options/options.ts";
 import { checkOptions, POSITIVE } from "../../base/options/option_checks.ts";
 import type { CloseInfo } from "../../errors.ts";
 import type { Frame } from "../../transport/connection.ts";
 import { internals, type Session } from "../session.ts";
+import { report } from "../settings/settings.ts";
 import { decodeBinary, encodeBinary, isBinaryMessage } from "../wire/encode.ts";
 import type { Instrumentation } from "./instrumentation.ts";
 
@@ -35,7 +37,7 @@ export interface RecordedEvent {
 export interface RecordSessionsOptions {
   /**
    * Receives each event, as one line of JSON without a newline. It is called synchronously. If it
-   * throws, the error is reported like that of a handler.
+   * throws or rejects, the error is reported like that of a handler.
    */
   readonly write: (line: string) => void;
   /** Selects the sessions to record, when their first frame arrives; by default, all. */
@@ -108,14 +110,30 @@ export function recordSessions(options: RecordSessionsOptions): SessionRecorder 
   const { write, filter = () => true, maxBytes = MAX_BYTES } = options;
   const recordings = new WeakMap<Session, Recording | null>();
 
+  function put(session: Session, line: string): void {
+    const failed = (error: unknown) => report(session[internals].settings, error, session);
+    attempt(() => write(line), failed);
+  }
+
   function recordingOf(session: Session): Recording | undefined {
     const known = recordings.get(session);
     if (known !== undefined) return known === null || known.isOver ? undefined : known;
     const { runtime } = session[internals].settings;
-    const recording = filter(session) ? { startMs: runtime.now(), bytes: 0, isOver: false } : null;
+    const selected: unknown = filter(session);
+    const isSelected = selected && !(selected instanceof Promise);
+    const recording = isSelected ? { startMs: runtime.now(), bytes: 0, isOver: false } : null;
     recordings.set(session, recording);
+    if (selected instanceof Promise) {
+      selected.catch(() => {}); // Nothing awaits this promise.
+      throw new TypeError(
+        "Cannot record session: filter must return true or false, received a promise",
+      );
+    }
     if (recording === null) return undefined;
-    write(lineOf(session, recording, { opened: { url: session.url, protocol: session.protocol } }));
+    put(
+      session,
+      lineOf(session, recording, { opened: { url: session.url, protocol: session.protocol } }),
+    );
     return recording;
   }
 
@@ -134,13 +152,13 @@ export function recordSessions(options: RecordSessionsOptions): SessionRecorder 
       );
       recording.bytes += line.length;
       recording.isOver = recording.bytes > maxBytes;
-      write(recording.isOver ? lineOf(session, recording, { cut: true }) : line);
+      put(session, recording.isOver ? lineOf(session, recording, { cut: true }) : line);
     },
     sessionClosed(session, { code, reason, by }) {
       const recording = recordingOf(session);
       if (recording === undefined) return;
       recording.isOver = true;
-      write(lineOf(session, recording, { closed: { code, reason, by } }));
+      put(session, lineOf(session, recording, { closed: { code, reason, by } }));
     },
   };
   return { ...hooks, name: "recording", mount: () => ({ instrumentation: hooks }) };

@@ -217,7 +217,7 @@ export class ResponseReader {
       return { done: false, value: await this.#check!(item) };
     } catch (error) {
       try {
-        this.#skip(error, item);
+        await this.#skip(error, item);
       } catch (error) {
         this.#giveUp(undefined, error);
         throw error;
@@ -226,9 +226,9 @@ export class ResponseReader {
     return await this.next();
   }
 
-  #skip(error: unknown, data: unknown): void {
+  #skip(error: unknown, data: unknown): unknown {
     if (!(error instanceof RequestError)) throw error;
-    this.#core.receiving.faults.skip(error, { data, onInvalid: this.#options.onInvalid });
+    return this.#core.receiving.faults.skip(error, { data, onInvalid: this.#options.onInvalid });
   }
 
   #pay(): void {

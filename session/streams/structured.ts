@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { attempt } from "../../base/call_safely.ts";
 import { QueueFullError, StreamError, StructuredError } from "../../errors.ts";
 import { describe } from "../../base/error_text.ts";
 import type { DirectStream, DirectWritable } from "../../transport/connection.ts";
@@ -279,7 +280,8 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
     const { onInvalid } = this.#settings;
     if (onInvalid === "throw") throw error;
     this.#skipped++;
-    if (onInvalid !== "skip") onInvalid(error);
+    const told = onInvalid !== "skip" && onInvalid(error);
+    attempt(() => told, (cause) => this.#fail(cause));
     return false;
   }
 

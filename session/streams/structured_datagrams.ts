@@ -108,7 +108,7 @@ export function structuredDatagrams<R extends Registry>(
 
 interface MessageDatagramsSettings extends DecodeFormat {
   readonly maxQueued: number;
-  readonly onInvalid: ((error: StructuredError) => void) | undefined;
+  readonly onInvalid: StructuredDatagramsOptions<Registry>["onInvalid"];
 }
 
 class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
@@ -222,7 +222,7 @@ class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
     } catch (error) {
       if (!(error instanceof StructuredError)) throw error;
       this.#counts.skipped++;
-      onInvalid?.(error);
+      await onInvalid?.(error);
       return undefined;
     }
   }

@@ -209,13 +209,13 @@ Deno.test("StructuredDatagrams ends a loop with the error of a schema or onInval
     await near.send(2, "a");
     await soon(assertRejects(() => Array.fromAsync(far), Error, "Broken"));
   }
-  await using far = make(pair.server, {
-    registry: { 3: z.null() },
-    onInvalid(error) {
-      assertInstanceOf(error, StructuredError);
-      throw new Error("Enough");
-    },
-  });
-  await near.send(2, "a");
-  await soon(assertRejects(() => Array.fromAsync(far), Error, "Enough"));
+  const fail = (error: StructuredError) => {
+    assertInstanceOf(error, StructuredError);
+    throw new Error("Enough");
+  };
+  for (const onInvalid of [fail, () => Promise.reject(new Error("Enough"))]) {
+    await using far = make(pair.server, { registry: { 3: z.null() }, onInvalid });
+    await near.send(2, "a");
+    await soon(assertRejects(() => Array.fromAsync(far), Error, "Enough"));
+  }
 });

@@ -34,12 +34,12 @@ export interface StructuredStreamOptions<R extends Registry> extends OpenStreamO
    *
    * - `throw`: the loop throws the error, and the stream is aborted in both directions.
    * - `skip`: the message is counted, and the loop continues with the next one.
-   * - A function receives the error, and then the message is skipped. If the function throws, the
-   *   loop and the stream end with the thrown error.
+   * - A function receives the error, and then the message is skipped. If the function throws or
+   *   rejects, the loop and the stream end with that error.
    *
    * @default {"throw"}
    */
-  readonly onInvalid?: "throw" | "skip" | ((error: StructuredError) => void) | undefined;
+  readonly onInvalid?: "throw" | "skip" | ((error: StructuredError) => unknown) | undefined;
   /**
    * True if both sides mark the end of their messages, so that a missing mark counts as an abort.
    *
@@ -64,7 +64,7 @@ export interface StructuredDatagramsOptions<R extends Registry>
    * Called for each datagram of an unknown type, or whose data does not fit, when the loop reads
    * it. The datagram is skipped.
    *
-   * If the function throws, the loop ends with the thrown error.
+   * If the function throws or rejects, the loop ends with that error.
    */
-  readonly onInvalid?: ((error: StructuredError) => void) | undefined;
+  readonly onInvalid?: ((error: StructuredError) => unknown) | undefined;
 }

@@ -174,14 +174,17 @@ for (
 }
 
 Deno.test("StructuredStream ends with the error of onInvalid", async () => {
-  const wire = new HandStream(framed(9, "a"));
-  const stream = await byHand(wire, {
-    onInvalid() {
-      throw new Error("Enough");
-    },
-  });
-  await assertRejects(() => Array.fromAsync(stream), Error, "Enough");
-  assertEquals([wire.cancelled, wire.aborted], [[4500], [4500]]);
+  const fail = () => {
+    throw new Error("Enough");
+  };
+  for (const onInvalid of [fail, () => Promise.reject(new Error("Enough"))]) {
+    for (const invalid of [framed(9, "a"), framed(1, { x: "1" })]) {
+      const wire = new HandStream(joined(invalid, framed(2, "b")));
+      const stream = await byHand(wire, { onInvalid });
+      await soon(assertRejects(() => Array.fromAsync(stream), Error, "Enough"));
+      assertEquals([wire.cancelled, wire.aborted], [[4500], [4500]]);
+    }
+  }
 });
 
 Deno.test("StructuredStream ends with the error of a schema, which is not the peer's fault", async () => {

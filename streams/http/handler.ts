@@ -13,6 +13,8 @@ import { RequestGate } from "../../server/http/gate.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { Decisions } from "../../pubsub/decisions.ts";
 import { StreamLogs } from "../logs/stream_logs.ts";
+import { attempt } from "../../base/call_safely.ts";
+import { checkedAddress } from "../../base/decision.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import {
   BROKER,
@@ -111,8 +113,13 @@ export class DurableStreamsHandler implements AsyncDisposable {
     const { path, broker, clientAddress, onError, origins, hosts } = options;
     const runtime = options.runtime ?? platformRuntime();
     const console = new ConsoleReport(runtime);
-    const report = (what: string, error: unknown) =>
-      onError === undefined ? reportRequest(console, what, error) : onError(error);
+    const report = (what: string, error: unknown) => {
+      if (onError === undefined) return reportRequest(console, what, error);
+      attempt(() => onError(error), (failure) => {
+        console.failed("onError", failure);
+        reportRequest(console, what, error);
+      });
+    };
     const quotas = new Quotas(runtime, { isProxy: proxyRule(clientAddress) });
     this.#logs = new StreamLogs({
       runtime,
@@ -133,7 +140,8 @@ export class DurableStreamsHandler implements AsyncDisposable {
       // Without a user, nothing is ever revoked.
       decisions: new Decisions(),
       identify: () => Promise.resolve(undefined),
-      addressOf: clientAddress ?? ((_request, info) => peerAddress(info)),
+      addressOf: (request, info) =>
+        clientAddress ? checkedAddress(clientAddress(request, info)) : peerAddress(info),
       report,
     });
   }

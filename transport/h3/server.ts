@@ -1,4 +1,5 @@
 /** The WebTransport server, with HTTP/3 over the runtime's QUIC. */
+import { attempt } from "../../base/call_safely.ts";
 import type { OptionKinds } from "../../base/options/options.ts";
 import { checkOptions, POSITIVE } from "../../base/options/option_checks.ts";
 import { CloseCode } from "../../errors.ts";
@@ -275,6 +276,6 @@ async function handOver(connection: QuicConnection, quic: RawQuicOptions): Promi
     await quic.onConnection(connection);
   } catch (error) {
     connection.close({ closeCode: CloseCode.handlerFailed, reason: "A handler failed" });
-    quic.onError?.(error);
+    attempt(() => quic.onError?.(error), () => {}); // No other handler is left.
   }
 }

@@ -155,7 +155,10 @@ Deno.test("WebTransportListener closes a raw connection with 4500 when its handl
   for (const [how, onConnection] of handlers) {
     await t.step(how, async () => {
       const errors: unknown[] = [];
-      const onError = (error: unknown) => void errors.push(error);
+      const onError = (error: unknown) => {
+        errors.push(error);
+        return Promise.reject(new Error("The log is full"));
+      };
       await using listener = listenBoth({ onConnection, onError });
       const { closeCode } = await soon((await connectBare(listener.address.port)).closed);
       assertEquals(closeCode, CloseCode.handlerFailed);
