@@ -7,6 +7,11 @@
  */
 
 import type { ConsoleReport } from "./console_report.ts";
+import { describe } from "./error_text.ts";
+import { isPlain } from "./json.ts";
+
+/** Maximum length of a member's name in a text. It may come from elsewhere. */
+const MAX_NAME = 40;
 
 type ErrorClass = abstract new (...args: never[]) => Error;
 
@@ -14,18 +19,25 @@ type ErrorClass = abstract new (...args: never[]) => Error;
 export class DecisionFault extends Error {
   /** Name of the function, such as `authenticate`. */
   declare readonly decision: string;
+  /** The valid results, in words, if the function returned another one. */
+  declare readonly expected: string | undefined;
 
   /**
    * Creates a fault.
    *
    * @param decision Name of the function.
    * @param message The name of the function, and what went wrong.
-   * @param options The application's error, as `cause`.
+   * @param options The application's error, as `cause`, and the valid results.
    */
-  constructor(decision: string, message: string, options: ErrorOptions) {
+  constructor(
+    decision: string,
+    message: string,
+    { expected, ...options }: ErrorOptions & { readonly expected?: string },
+  ) {
     super(message, options);
     this.name = "DecisionFault";
     this.decision = decision;
+    this.expected = expected;
   }
 
   /**
@@ -49,20 +61,20 @@ export class DecisionFault extends Error {
    * @param decision Name of the function.
    * @param expected The valid results, in words.
    * @param received The result.
+   * @param text The result in words.
    */
-  static returned(decision: string, expected: string, received: unknown): DecisionFault {
-    const isPromise = received instanceof Promise;
+  static returned(
+    decision: string,
+    expected: string,
+    received: unknown,
+    text: string = describeResult(received),
+  ): DecisionFault {
     // Nothing awaits this promise.
-    if (isPromise) received.catch(() => {});
-    const text = typeof received === "number"
-      ? String(received)
-      : isPromise
-      ? "a promise"
-      : typeof received;
+    if (received instanceof Promise) received.catch(() => {});
     const cause = new TypeError(
       `Cannot decide: ${decision} must return ${expected}, received ${text}`,
     );
-    return new DecisionFault(decision, `${decision} returned ${text}`, { cause });
+    return new DecisionFault(decision, `${decision} returned ${text}`, { cause, expected });
   }
 }
 
@@ -116,6 +128,74 @@ export async function decide<T>(
   }
 }
 
+/**
+ * The results that a function may return to allow or deny an action.
+ *
+ * @typeParam P Type of the objects that allow the action.
+ */
+export interface PermissionForm<P> {
+  /** The valid results, in words. */
+  readonly expected: string;
+  /** Members of the objects, with their types; `any` for a member that the caller checks. */
+  readonly members: { readonly [M in keyof P]-?: "boolean" | "string" | "any" };
+}
+
+/**
+ * Checks what a function of the application returned to allow or deny an action. Only the documented
+ * results allow it: an object from elsewhere, such as `{ allowed: false }`, must not.
+ *
+ * @typeParam P Type of the objects that allow the action.
+ * @param decision Name of the function.
+ * @param returned The result, once it is awaited.
+ * @param form See {@linkcode PermissionForm}.
+ * @returns `true` or an object if the action is allowed; `undefined` for `false`, `null` and
+ * `undefined`, which deny it.
+ * @throws {DecisionFault} If the function returned anything else.
+ *
+ * @example A misspelt member
+ * ```ts
+ * import { DecisionFault, permissionOf } from "./decision.ts";
+ * import { assertEquals, assertThrows } from "@std/assert";
+ *
+ * const form = { expected: "true, false or { from }", members: { from: "boolean" } } as const;
+ * assertEquals(permissionOf("authorize", { from: true }, form), { from: true });
+ * assertThrows(() => permissionOf("authorize", { form: true }, form), DecisionFault, "form");
+ * ```
+ */
+export function permissionOf<P extends object>(
+  decision: string,
+  returned: unknown,
+  { expected, members }: PermissionForm<P>,
+): P | true | undefined {
+  if (returned === true) return true;
+  if (returned === false || returned === null || returned === undefined) return undefined;
+  const mistake = mistakeIn(returned, members);
+  if (mistake === undefined) return returned as P;
+  throw DecisionFault.returned(decision, expected, returned, mistake);
+}
+
+function describeResult(result: unknown): string {
+  return result instanceof Promise ? "a promise" : describe(result);
+}
+
+/** Describes what is wrong with a result that must be an object. */
+function mistakeIn(
+  returned: unknown,
+  members: Readonly<Record<string, string>>,
+): string | undefined {
+  if (typeof returned !== "object" || !isPlain(returned!)) return describeResult(returned);
+  const entries = Object.entries(returned!);
+  if (entries.length === 0) return "an empty object";
+  for (const [name, value] of entries) {
+    const kind = Object.hasOwn(members, name) ? members[name] : undefined;
+    if (kind === undefined) return `an object with ${JSON.stringify(name.slice(0, MAX_NAME))}`;
+    if (kind !== "any" && value !== undefined && typeof value !== kind) {
+      return `an object whose ${name} is ${describe(value)}`;
+    }
+  }
+  return undefined;
+}
+
 /** Options for {@linkcode tellFault}. */
 export interface FaultOptions {
   /** Removes secrets from a text. */
@@ -125,27 +205,26 @@ export interface FaultOptions {
 }
 
 /**
- * Prints that the application's function failed, and how it can reject instead. Each text is
- * printed at most once per hour. If a handler receives the faults, only the first fault of each
- * function is printed.
+ * Prints that the application's function failed, and what it must return, or how it can reject
+ * instead. Each text is printed at most once per hour. If a handler receives the faults, only the
+ * first fault of each function is printed.
  *
  * @param console Prints the line.
  * @param options See {@linkcode FaultOptions}.
  */
 export function tellFault(
   console: ConsoleReport,
-  { decision, message }: DecisionFault,
+  { decision, message, expected }: DecisionFault,
   { mask = (text) => text, isReported = false }: FaultOptions = {},
 ): void {
-  const line = `${mask(message)}: clients will try again; ${noOf(decision, message)}`;
+  const cure = expected === undefined ? cureOf(decision) : `it must return ${expected}`;
+  const line = `${mask(message)}: ${cure}`;
   const about = isReported ? decision : line;
   console.tell(isReported ? "reported-fault" : "fault", line, { about });
 }
 
-function noOf(decision: string, message: string): string {
-  if (decision.startsWith("authorize")) return "return false to reject";
-  if (decision === "onPublish") return "throw RequestError to reject";
-  return message === "authenticate returned undefined"
-    ? "return null to reject, or guest to admit the client"
-    : "throw AuthenticationError to reject";
+function cureOf(decision: string): string {
+  if (decision === "onPublish") return "nothing was published; throw RequestError to reject";
+  const no = decision.startsWith("authorize") ? "return false" : "throw AuthenticationError";
+  return `clients will try again; ${no} to reject`;
 }

@@ -129,8 +129,10 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * are the last argument; the state's changes need no `publish` then.
    *
    * You can return an object instead of `true` to allow the action. Its `from` overrides
-   * `includePublisher`, and decides whether the session's user is added to a publication. If
-   * `authorize` takes longer than `session.requestTimeoutMs`, the client receives `unavailable`.
+   * `includePublisher`, and decides whether the session's user is added to a publication. `false`,
+   * `null` and `undefined` deny the action. If `authorize` returns anything else, such as an object
+   * with another member, or takes longer than `session.requestTimeoutMs`, the action fails with
+   * `unavailable`, and `onError` receives the error.
    *
    * @default {denies all}
    */
@@ -216,8 +218,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * on `stream:<id>`, or to append. Writes of this server's own code are not asked about.
    *
    * - **Return** `true` to allow the change, `{ value }` to store another row, or `{ ttlMs }` to set
-   *   its expiry. Any other value denies the change, with the code `forbidden`, and the transaction
-   *   has no effect.
+   *   its expiry. `false`, `null` and `undefined` deny the change, with the code `forbidden`, and
+   *   the transaction has no effect.
    * - **Expiry:** a change that lets a row expire that did not expire before is a deletion later on.
    *   After `true`, the function is called again with the action `delete`; `ttlMs` is then present.
    * - **Throw** a `RequestError` to deny the change with another code. With the code `unavailable`
@@ -225,8 +227,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * - **`before`** is the row that the change replaces. The changes of a row are decided one after
    *   another. If another server, or this server's own code, changes the row meanwhile, the function
    *   is called again with the newer row.
-   * - **No decision:** if you throw another error, take longer than three quarters of
-   *   `session.requestTimeoutMs`, or the row changes again and again for half of this time, the
+   * - **No decision:** if you throw another error, return anything else, take longer than three
+   *   quarters of `session.requestTimeoutMs`, or the row changes again and again for half of this time, the
    *   client receives `undecided` with `retryAfterMs`. Skein's client sends the change again, for a
    *   minute.
    * - **`value`** is the result of the contract's schema. A row that you return instead is stored

@@ -63,7 +63,8 @@ export interface DurableStreamsOptions {
    * Return an object instead of `true` to allow the action and name the caller, who gets a share of
    * `maxStreams` and a rate of changes; by default, the caller is the user. Only an object with
    * `close: true` allows `close`. For `mutate`, the context has the `mutation` with its name and
-   * its input.
+   * its input. A result that is no such object, `true`, `false`, `null` or `undefined` is an error:
+   * the client receives 503.
    *
    * @default {denies all}
    */

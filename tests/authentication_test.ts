@@ -137,7 +137,10 @@ Deno.test("Server lets clients retry when userOf throws or returns no string, an
     ["Error: Broken", () => {
       throw new Error("Broken");
     }],
-    ["TypeError: Cannot decide: userOf must return a string, received 7", () => 7 as never],
+    [
+      "TypeError: Cannot decide: userOf must return a string, such as String(id), received 7",
+      () => 7 as never,
+    ],
     [
       "TypeError: Cannot decide: userOf must return a string, received undefined",
       () => undefined as never,

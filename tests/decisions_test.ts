@@ -662,5 +662,5 @@ Deno.test("metrics.allow that returns a promise allows nothing", async () => {
     path: "/metrics",
     headers: { upgrade: "", connection: "", "sec-websocket-key": "", "sec-websocket-version": "" },
   });
-  assertEquals(socket.status, 403);
+  assertEquals(socket.status, 503);
 });

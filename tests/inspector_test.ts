@@ -133,7 +133,7 @@ Deno.test("Inspector calls authorize before everything else, and reveals no erro
               headers: { "www-authenticate": "Basic", "cache-control": "max-age=60" },
             });
           default:
-            return "truthy" as never;
+            return false;
         }
       },
     })],

@@ -3,9 +3,17 @@
  *
  * @module
  */
-import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertRejects,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
 import { createServer, dial } from "../mod.ts";
 import { acceptWebSocket, type WebSocketHost } from "../transport/mod.ts";
+import { captureConsole } from "./console_lines.ts";
 import { listen, RawSocket } from "./servers.ts";
 import { until } from "./waiting.ts";
 import { metrics, type MetricsOptions } from "../operations/mod.ts";
@@ -240,7 +248,9 @@ Deno.test("serve() answers metrics to clients that metrics.allow accepts", async
   assertEquals(await asking(allow, "/metrics"), rejected);
   // The types forbid an asynchronous function. If one is passed anyway, its promise does not allow
   // any request.
-  assertEquals(await asking((() => Promise.resolve(true)) as never, "/metrics"), rejected);
+  using printed = captureConsole();
+  assertEquals(await asking((() => Promise.resolve(true)) as never, "/metrics"), 503);
+  assertStringIncludes(printed.lines.join(), "metrics.allow returned a promise");
 });
 
 Deno.test("serve() answers metrics to GET and HEAD, and rejects other methods", async () => {

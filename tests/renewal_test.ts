@@ -200,7 +200,7 @@ Deno.test("Server rejects expired credentials, and answers 503 if expiresAt fail
     [
       () => "soon" as never,
       4503,
-      "TypeError: Cannot decide: tokens.expiresAt must return a number or undefined, received string",
+      "TypeError: Cannot decide: tokens.expiresAt must return a number or undefined, received a string",
     ],
     [
       () => {

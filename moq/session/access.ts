@@ -2,6 +2,7 @@
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import { withDefaults } from "../../base/options/options.ts";
+import { DecisionFault, type PermissionForm, permissionOf } from "../../base/decision.ts";
 import { describe } from "../../base/error_text.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 
@@ -83,21 +84,23 @@ export function watchGrant(runtime: Runtime, grant: MoqGrant, onExpired: () => v
   return { [Symbol.dispose]: () => runtime.clearTimeout(timer) };
 }
 
+const GRANT: PermissionForm<{ readonly until: Date; readonly share: number }> = {
+  expected: "true, false, or an object with until or share",
+  members: { until: "any", share: "any" },
+};
+
 /**
  * Checks a grant: an untyped application may return anything, and an invalid grant must deny the
  * action.
  */
-export function checkGrant(grant: MoqGrant): void {
-  if (typeof grant === "boolean") return;
-  const given: unknown = grant;
-  if (typeof given !== "object" || given === null || !("until" in given || "share" in given)) {
-    throw new TypeError(
-      `Cannot authorize: a grant must be a boolean or have until or share, received ${
-        describe(given)
-      }`,
-    );
+export function checkGrant(grant: unknown): asserts grant is MoqGrant {
+  // A missing `return` is a mistake, after which the peer may retry.
+  if (grant === undefined || grant === null) {
+    throw DecisionFault.returned("authorize", GRANT.expected, grant);
   }
-  const { until, share } = given as { readonly until?: unknown; readonly share?: unknown };
+  const given = permissionOf("authorize", grant, GRANT);
+  if (typeof given !== "object") return;
+  const { until, share }: { readonly until?: unknown; readonly share?: unknown } = given;
   if ("until" in given && !(until instanceof Date)) {
     throw new TypeError(`Cannot authorize: until must be a Date, received ${describe(until)}`);
   }

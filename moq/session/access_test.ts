@@ -337,14 +337,16 @@ Deno.test("authorize receives the requesting session", async () => {
 });
 
 Deno.test("authorize with an invalid result is a fault, and is reported", async () => {
+  const form = "authorize must return true, false, or an object with until or share";
   const cases: [unknown, string][] = [
-    [undefined, "a grant must be a boolean or have until or share, received undefined"],
-    ["yes", "a grant must be a boolean or have until or share, received a string"],
-    [{}, "a grant must be a boolean or have until or share, received Object"],
-    [{ until: undefined }, "until must be a Date, received undefined"],
-    [{ until: undefined, share: 1 }, "until must be a Date, received undefined"],
-    [{ share: 0 }, "share must be above 0 and up to 1, received 0"],
-    [{ share: 2 }, "share must be above 0 and up to 1, received 2"],
+    [undefined, `Cannot decide: ${form}, received undefined`],
+    ["yes", `Cannot decide: ${form}, received a string`],
+    [{}, `Cannot decide: ${form}, received an empty object`],
+    [{ share: 1, allowed: false }, `Cannot decide: ${form}, received an object with "allowed"`],
+    [{ until: undefined }, "Cannot authorize: until must be a Date, received undefined"],
+    [{ until: undefined, share: 1 }, "Cannot authorize: until must be a Date, received undefined"],
+    [{ share: 0 }, "Cannot authorize: share must be above 0 and up to 1, received 0"],
+    [{ share: 2 }, "Cannot authorize: share must be above 0 and up to 1, received 2"],
   ];
   for (const [grant, rule] of cases) {
     const errors: unknown[] = [];
@@ -356,7 +358,7 @@ Deno.test("authorize with an invalid result is a fault, and is reported", async 
     });
     const track = await ends.client.subscribe("/live", "x");
     assertEquals((await assertRejects(() => track.ready, MoqError)).reason, "internal");
-    assertEquals(errors.map((error) => (error as Error).message), [`Cannot authorize: ${rule}`]);
+    assertEquals(errors.map((error) => (error as Error).message), [rule]);
     assertEquals(ends.server.share, undefined);
   }
 });

@@ -75,8 +75,9 @@ export interface ApiOptions {
    *
    * Return `true` to allow the action, or `{ caller }` to allow it and name the backend; callers do
    * not share values of `Idempotency-Key`. Unnamed callers are distinguished by user, or by the
-   * `Authorization` header. Any other value denies the action. If you throw an error, it is
-   * printed, and the action is denied with 503, so that clients retry.
+   * `Authorization` header. `false`, `null` and `undefined` deny the action. If you return anything
+   * else, or throw an error, it is printed, and the action is denied with 503, so that clients
+   * retry.
    *
    * Without `authorize`, only programs on this machine may use the API: the peer's address must be
    * loopback, the requested host must be one of this machine's names or one of `hosts`, and there

@@ -12,7 +12,7 @@ import {
 } from "./questions.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import { decide } from "../../base/decision.ts";
+import { decide, permissionOf } from "../../base/decision.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError, TimeoutError } from "../../errors.ts";
 import type { HttpStats } from "../../server/metrics/measures.ts";
@@ -33,6 +33,8 @@ const MAX_REQUESTS = 64;
 
 /** Time limit of `authorize`, in milliseconds. */
 const AUTHORIZE_MS = 10_000;
+
+const PERMISSION = { expected: "true, false or a Response", members: {} };
 
 /** Longest wait for a history or a stream from the broker, in milliseconds. */
 const BROKER_MS = 5_000;
@@ -278,12 +280,13 @@ export class Inspector implements AsyncDisposable {
     }
     try {
       const late = "No result from authorize of the inspector within";
-      const allowed = await decide("authorize of the inspector", async () => {
+      const what = "authorize of the inspector";
+      const allowed = await decide(what, async () => {
         const asked = (async () => await authorize(request, info))();
         return await within(this.#runtime, asked, { timeoutMs: AUTHORIZE_MS, late });
       });
-      if (allowed === true) return undefined;
       if (allowed instanceof Response) return uncached(allowed);
+      if (permissionOf(what, allowed, PERMISSION)) return undefined;
     } catch (error) {
       this.#report("authorize of the inspector", error);
       return text(

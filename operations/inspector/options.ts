@@ -37,8 +37,9 @@ export interface InspectorOptions {
    * Returns `true` to allow a request for the page or its data, or a `Response` to send instead,
    * for example a 401 that asks for a password.
    *
-   * An open page sends about two requests a second. Any other value denies the request with 403. If
-   * you throw an error, it is printed, and the request is denied with 503.
+   * An open page sends about two requests a second. `false`, `null` and `undefined` deny the request
+   * with 403. If you return anything else, or throw an error, it is printed, and the request is
+   * denied with 503.
    *
    * Without `authorize`, only programs on this machine may use the inspector: the peer's address
    * must be loopback, the requested host must be `localhost`, `127.0.0.1` or `[::1]`, and there

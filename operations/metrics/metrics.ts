@@ -1,8 +1,7 @@
 /** The feature `metrics()`: the paths at which a server reports metrics and health. */
-import { unawaited } from "../../base/call_safely.ts";
 import { checkOptions, PATH } from "../../base/options/option_checks.ts";
 import type { OptionKinds } from "../../base/options/options.ts";
-import { DecisionFault } from "../../base/decision.ts";
+import { DecisionFault, permissionOf } from "../../base/decision.ts";
 import type { Feature, FeatureHost, HttpMount, RequestHead } from "../../server/feature.ts";
 import { exposition, PROMETHEUS_CONTENT_TYPE } from "../../server/metrics/prometheus.ts";
 import type { RequestInfo } from "../../transport/address.ts";
@@ -10,6 +9,11 @@ import { isFromThisMachine } from "../../transport/origins.ts";
 
 /** Path for health checks of load balancers. */
 const HEALTH_PATH = "/healthz";
+
+/** The name of the option that decides. */
+const ALLOW = "metrics.allow";
+
+const PERMISSION = { expected: "true or false", members: {} };
 
 /** Options for the metrics and the health of a server. */
 export interface MetricsOptions {
@@ -33,7 +37,8 @@ export interface MetricsOptions {
    *   this machine forward requests from elsewhere. The requested host must be one of this
    *   machine's names, so that a page cannot read the metrics through DNS rebinding.
    * - `everybody`: all clients that can reach the server.
-   * - A function decides each request. It must return `true`, not a promise.
+   * - A function decides each request. It must return `true` or `false`, not a promise; any other
+   *   result is an error, after which the client receives 503.
    *
    * @default {"loopback"}
    */
@@ -122,7 +127,8 @@ class MetricsEndpoint implements HttpMount {
     try {
       isAllowed = this.#isAllowed(request, info);
     } catch (error) {
-      this.#failed(error);
+      const fault = error instanceof DecisionFault ? error : DecisionFault.thrown(ALLOW, error);
+      this.#host.report(ALLOW, fault);
       return text("The server cannot tell now, try again later\n", 503, { "retry-after": "5" });
     }
     if (!isAllowed) {
@@ -145,14 +151,7 @@ class MetricsEndpoint implements HttpMount {
   #isAllowed(request: Request, info: RequestInfo): boolean {
     if (this.#allow === "everybody") return true;
     if (this.#allow === "loopback") return isFromThisMachine(request, info);
-    // Compares with `true`, because a promise would always be truthy.
-    const allowed: unknown = this.#allow(request, info);
-    unawaited(allowed, (error) => this.#failed(error));
-    return allowed === true;
-  }
-
-  #failed(error: unknown): void {
-    this.#host.report("metrics.allow", DecisionFault.thrown("metrics.allow", error));
+    return permissionOf(ALLOW, this.#allow(request, info), PERMISSION) === true;
   }
 
   async #metrics(): Promise<Response> {

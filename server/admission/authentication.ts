@@ -143,7 +143,7 @@ export class Authenticator<V> {
     if (decided === null || decided === false) throw new Rejected(401, UNAUTHENTICATED);
     if (decided === guest) return GUEST;
     if (decided === undefined) {
-      throw DecisionFault.returned("authenticate", "a value, guest, null or false", decided);
+      throw DecisionFault.returned("authenticate", "a value, guest, or null to reject", decided);
     }
     const value = decided as Exclude<V, typeof guest>;
     const user = await this.#userOf(value);
@@ -194,7 +194,9 @@ export class Authenticator<V> {
     return await decide("userOf", () => {
       const user: unknown = userOf(value);
       if (typeof user === "string") return user;
-      throw DecisionFault.returned("userOf", "a string", user);
+      const isNumber = typeof user === "number" || typeof user === "bigint";
+      const expected = isNumber ? "a string, such as String(id)" : "a string";
+      throw DecisionFault.returned("userOf", expected, user);
     }, [AuthenticationError]);
   }
 }

@@ -16,7 +16,7 @@ import { within } from "../../base/wait.ts";
 import type { HttpStats } from "../metrics/measures.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { AuthenticationError, LimitError } from "../../errors.ts";
-import { decide, DecisionFault } from "../../base/decision.ts";
+import { decide, DecisionFault, type PermissionForm, permissionOf } from "../../base/decision.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import type { Quota, Quotas, Slot } from "../../base/quotas/shares.ts";
 import { INTERNAL_PREFIX } from "../../pubsub/broker.ts";
@@ -80,9 +80,22 @@ export interface AuthorizationContext<Action extends string = string> {
  * Result of `authorize`: allowed, denied, or allowed for a named caller; with `close`, also the
  * {@linkcode HttpGuardOptions.closeAction}.
  */
-type HttpPermission =
-  | boolean
-  | { readonly caller?: string; readonly close?: boolean | undefined };
+type HttpPermission = boolean | GivenPermission;
+
+interface GivenPermission {
+  readonly caller?: string;
+  readonly close?: boolean | undefined;
+}
+
+const NAMES_CALLER: PermissionForm<Pick<GivenPermission, "caller">> = {
+  expected: "true, false or { caller }",
+  members: { caller: "string" },
+};
+
+const MAY_CLOSE: PermissionForm<GivenPermission> = {
+  expected: "true, false, or an object with caller or close",
+  members: { caller: "string", close: "boolean" },
+};
 
 /** Options of a {@linkcode HttpGuard}. */
 export interface HttpGuardOptions<Action extends string> extends OriginRules {
@@ -96,7 +109,7 @@ export interface HttpGuardOptions<Action extends string> extends OriginRules {
     | undefined;
   /**
    * An action that `true` does not allow, only an object with `close: true`. By default, there is no
-   * such action, and such an object allows nothing.
+   * such action, and such an object is an error.
    */
   readonly closeAction?: NoInfer<Action> | undefined;
   /**
@@ -625,26 +638,30 @@ export class HttpGuard<Action extends string> {
     const ended = new AbortController();
     const context = { ...details, request, user, action, id, signal: ended.signal };
     const late = `No result from authorize of ${name} within`;
-    const permission = await decide(`authorize of ${name}`, () => {
+    const what = `authorize of ${name}`;
+    const permission = await decide(what, () => {
       const response = decision.during(() => authorize(context));
       // Most results are synchronous, and need no timer.
       return response instanceof Promise
         ? within(this.#parts.runtime, response, { timeoutMs, late })
         : response;
-    }, [AuthenticationError]).catch((error) => {
+    }, [AuthenticationError]).then((returned) =>
+      closeAction === undefined
+        ? permissionOf(what, returned, NAMES_CALLER)
+        : permissionOf(what, returned, MAY_CLOSE)
+    ).catch((error) => {
       ended.abort(error instanceof DecisionFault ? error.cause : error);
       if (!(error instanceof DecisionFault)) {
         const { status, message } = error as AuthenticationError;
         throw this.#denied(action, new Rejected(status, message, { cause: error }));
       }
-      this.#parts.report(`authorize of ${name}`, error);
+      this.#parts.report(what, error);
       throw this.#unknown(action, error);
     });
-    const given = typeof permission === "object" && permission !== null ? permission : {};
-    const { caller, close }: { readonly caller?: unknown; readonly close?: unknown } = given;
-    const isNamed = typeof caller === "string" && caller !== "";
+    const given: GivenPermission = typeof permission === "object" ? permission : {};
+    const { caller = "", close: closes = false } = given;
+    const isNamed = caller !== "";
     // An application that names callers, and found none, allows nothing.
-    const closes = closeAction !== undefined && close === true;
     const isAllowed = permission === true || isNamed || closes && !("caller" in given);
     const needsClose = isAllowed && action === closeAction && !closes;
     if (!isAllowed || needsClose) throw this.#denied(action, rejected, needsClose);

@@ -266,7 +266,7 @@ export class PublishHook implements Disposable {
     inTime: <T>(result: T | PromiseLike<T>) => T | Promise<T>,
   ): Promise<AllowedData> {
     if (!isChange(decided)) {
-      throw DecisionFault.returned(NAME, "nothing or { data }", decided);
+      throw DecisionFault.returned(NAME, "nothing or { data }, or throw RequestError", decided);
     }
     const { data } = decided;
     const schema = this.#parts.known.schemaOf(topic);

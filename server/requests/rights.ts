@@ -1,7 +1,13 @@
 /** The rights of clients on topics. Everything is denied unless `authorize` allows it. */
 import { AuthenticationError, RequestError } from "../../errors.ts";
 import type { ConsoleReport } from "../../base/console_report.ts";
-import { decide, DecisionFault, tellFault } from "../../base/decision.ts";
+import {
+  decide,
+  DecisionFault,
+  type PermissionForm,
+  permissionOf,
+  tellFault,
+} from "../../base/decision.ts";
 import { INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import type { Decision } from "../../pubsub/decisions.ts";
 import { internals, type Session } from "../../session/session.ts";
@@ -28,6 +34,11 @@ export type Authorize = (
   action: AuthorizedAction,
   mutation?: RequestedMutation,
 ) => boolean | Permission | Promise<boolean | Permission>;
+
+const PERMISSION: PermissionForm<Permission> = {
+  expected: "true, false, or an object with from or close",
+  members: { from: "boolean", close: "boolean" },
+};
 
 /** Actions in words. */
 const VERBS: Readonly<Record<AuthorizedAction, string>> = {
@@ -97,10 +108,9 @@ export class Rights {
     const subject = handler === undefined ? topic : await handler.subjectOf(session, topic, action);
     if (subject === undefined) return {};
     const permission = await this.#ask(session, subject, action, details);
-    const given: Permission = typeof permission === "object" ? permission : {};
     // A rule that looks at the topic alone never lets a visitor end a state.
-    const needsClose = permission && action === "close" && given.close !== true;
-    if (permission && !needsClose) return given;
+    const needsClose = permission && action === "close" && permission.close !== true;
+    if (permission && !needsClose) return permission;
     const { authorize, console, isSilent } = this.#options;
     const { mutation } = details;
     const what = mutation === undefined
@@ -118,20 +128,25 @@ export class Rights {
   /** Asks `authorize` whether a session may subscribe. An undecided permission counts as denied. */
   async mayRead(session: Session, topic: string): Promise<boolean> {
     try {
-      return Boolean(await this.#ask(session, topic, "subscribe"));
+      return await this.#ask(session, topic, "subscribe") !== undefined;
     } catch (error) {
       if (error instanceof RequestError || error instanceof AuthenticationError) return false;
       throw error;
     }
   }
 
-  /** Calls `authorize`. An error other than a `RequestError` leaves the permission undecided. */
+  /**
+   * Calls `authorize`. An invalid result, and an error other than a `RequestError`, leave the
+   * permission undecided.
+   *
+   * @returns The permission; `undefined` if it is denied.
+   */
   async #ask(
     session: Session,
     topic: string,
     action: AuthorizedAction,
     { decision, mutation }: RightsDetails = {},
-  ): Promise<boolean | Permission | undefined> {
+  ): Promise<Permission | undefined> {
     const { authorize, console, isSilent } = this.#options;
     const call = () => authorize?.(session, topic, action, mutation);
     const ask = () => {
@@ -143,9 +158,11 @@ export class Rights {
     try {
       while (true) {
         const { value } = session;
-        const permission = await decide("authorize", ask, [RequestError, AuthenticationError]);
+        const returned = await decide("authorize", ask, [RequestError, AuthenticationError]);
+        const permission = permissionOf("authorize", returned, PERMISSION);
         // If the client has renewed its token, the permission is about its previous rights.
-        if (!permission || session.value === value) return permission;
+        if (permission && session.value !== value) continue;
+        return permission === true ? {} : permission;
       }
     } catch (error) {
       if (!(error instanceof DecisionFault)) throw error;

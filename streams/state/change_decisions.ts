@@ -2,7 +2,7 @@
  * The decisions of `authorizeChange` about the changes of a live state, which are repeated if a row
  * changes meanwhile, and the time that they may take.
  */
-import { decide, DecisionFault } from "../../base/decision.ts";
+import { decide, DecisionFault, type PermissionForm, permissionOf } from "../../base/decision.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { MAX_TTL_MS, waitFor } from "../../base/wait.ts";
@@ -27,6 +27,19 @@ const WAIT_PART = 1 / 2;
  * failure before it gives up, after which it could not tell the outcome of its write.
  */
 const REPLY_PART = 3 / 4;
+
+const NAME = "authorizeChange";
+
+/** A result of `authorizeChange` that changes the row or its expiry. */
+interface Rewritten {
+  readonly value?: unknown;
+  readonly ttlMs?: number | undefined;
+}
+
+const PERMISSION: PermissionForm<Rewritten> = {
+  expected: "true, false, or an object with value or ttlMs",
+  members: { value: "any", ttlMs: "any" },
+};
 
 /** A version that no row has. */
 const NO_VERSION = Number.MAX_SAFE_INTEGER;
@@ -424,22 +437,18 @@ export class ChangeDecisions {
     },
   ): Promise<{ readonly allowed: Change; readonly namesExpiry: boolean }> {
     const { user, session, request } = source;
-    const name = "authorizeChange";
     const ask = () => {
       const of = { ...asked, user, session, request };
       const decided = source.decision.during(() => this.#options.authorizeChange!(of));
       return decided instanceof Promise
-        ? this.#times.within(name, decided, { session, time })
+        ? this.#times.within(NAME, decided, { session, time })
         : decided;
     };
     try {
-      const decision = await decide(name, ask, [RequestError]);
+      const decision = permissionOf(NAME, await decide(NAME, ask, [RequestError]), PERMISSION);
       if (decision === true) return { allowed: change, namesExpiry: false };
-      if (typeof decision === "object" && decision !== null) {
-        const namesExpiry = "ttlMs" in decision;
-        if (namesExpiry || "value" in decision) {
-          return { allowed: rewritten(change, decision), namesExpiry };
-        }
+      if (decision !== undefined) {
+        return { allowed: rewritten(change, decision), namesExpiry: "ttlMs" in decision };
       }
     } catch (error) {
       if (!(error instanceof DecisionFault)) throw error;
@@ -524,25 +533,21 @@ function isPossible({ change, name, isFirst }: ChangeStep, rows: Present["rows"]
 }
 
 /** Replaces the row and the expiry of a change by those that `authorizeChange` returned. */
-function rewritten(
-  change: Change,
-  decision: { readonly value?: unknown; readonly ttlMs?: number | undefined },
-): Change {
-  const name = "authorizeChange";
+function rewritten(change: Change, decision: Rewritten): Change {
   if (change.operation === "delete") {
-    throw DecisionFault.returned(name, "true or false for a deletion", decision);
+    throw DecisionFault.returned(NAME, "true or false for a deletion", decision);
   }
   const { ttlMs = undefined } = "ttlMs" in decision ? decision : change;
   const isTtl = ttlMs === undefined ||
     Number.isSafeInteger(ttlMs) && ttlMs > 0 && ttlMs <= MAX_TTL_MS;
   if (!isTtl) {
     const rule = `ttlMs as an integer between 1 and ${MAX_TTL_MS}, or undefined`;
-    throw DecisionFault.returned(name, rule, ttlMs);
+    throw DecisionFault.returned(NAME, rule, ttlMs);
   }
   if (!("value" in decision)) return { ...change, ttlMs };
   try {
     return { ...change, ttlMs, value: encodeRow(decision.value) };
   } catch (cause) {
-    throw DecisionFault.thrown(name, cause);
+    throw DecisionFault.thrown(NAME, cause);
   }
 }

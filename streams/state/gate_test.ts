@@ -390,7 +390,7 @@ Deno.test("authorizeChange decides about each change of a transaction", async (t
     denied: "forbidden",
     "denied later": "forbidden",
     nothing: "forbidden",
-    empty: "forbidden",
+    empty: "undecided",
     locked: "locked",
     broken: "undecided",
     "throws nothing": "undecided",
