@@ -164,6 +164,54 @@ Deno.test("Server lets clients retry when userOf throws or returns no string, an
   }
 });
 
+Deno.test("Server prints once that sessions have no user, if authenticate returns an object without userOf", async () => {
+  const cases: [value: unknown, line: string | undefined][] = [
+    [
+      { name: "ann" },
+      "authenticate returned an object, and there is no userOf: sessions have no user; " +
+      "set userOf: (value) => value.name",
+    ],
+    [
+      7,
+      "authenticate returned a number, and there is no userOf: sessions have no user; " +
+      "set userOf: (value) => String(value)",
+    ],
+    [true, undefined],
+    ["ann", undefined],
+  ];
+  for (const [value, line] of cases) {
+    using printed = captureConsole();
+    await using server = listen({ authenticate: () => value });
+    for (let i = 0; i < 2; i++) {
+      await using _session = await dial(server.url);
+    }
+    assertEquals(printed.lines, line === undefined ? [] : [`Skein: ${line}`]);
+  }
+});
+
+Deno.test("Server permanently rejects an empty user with 403", async () => {
+  const told: SessionRejection[] = [];
+  const onSessionRejected = (one: SessionRejection) => void told.push(one);
+  await using plain = listen({ authenticate: () => "", onSessionRejected });
+  await using named = listen({
+    authenticate: () => ({ name: "" }),
+    userOf: ({ name }) => name,
+    onSessionRejected,
+  });
+  for (const [server, by] of [[plain, "authenticate"], [named, "userOf"]] as const) {
+    assertEquals(await rejections(server as typeof plain), {
+      status: 403,
+      code: 4403,
+      reason: "A user must not be empty",
+    });
+    assertEquals(
+      `${told.at(-1)?.error}`,
+      `RangeError: Cannot identify: a user must not be empty, received "" from ${by}; ` +
+        "return guest from authenticate to admit a client without a user",
+    );
+  }
+});
+
 Deno.test("Server accepts a user of 255 bytes, and permanently rejects a longer one with 403", async () => {
   const told: SessionRejection[] = [];
   await using server = listen({

@@ -167,7 +167,7 @@ export class Admission<V> {
       messages: this.#messages,
     };
     this.serves = pathMatcher(options.path);
-    this.#authenticator = new Authenticator(runtime, options);
+    this.#authenticator = new Authenticator(runtime, options, console);
     this.#report = new RejectionReport(options.onSessionRejected, console);
     this.#console = console;
   }

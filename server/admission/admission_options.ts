@@ -102,11 +102,11 @@ export interface AdmissionOptions<V, C extends Contract = Contract> extends Orig
    * Returns the name of the user that a value from `authenticate` stands for. Presence, limits and
    * `server.to` use it.
    *
-   * A session with any other value has no user and gets its own identity, as a guest does. It is
-   * not called for guests.
+   * A session with any other value has no user and gets its own identity, as a guest does; the
+   * server prints one line if the value is an object or a number. It is not called for guests.
    *
-   * A user that starts with `guest:` or is longer than 255 bytes of UTF-8 is rejected with 403. An
-   * error, or a result that is not a string, is treated like an error from `authenticate`.
+   * A user that is empty, starts with `guest:` or is longer than 255 bytes of UTF-8 is rejected with
+   * 403. An error, or a result that is not a string, is treated like an error from `authenticate`.
    *
    * @default {the value, if it is a string}
    */

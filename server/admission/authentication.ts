@@ -11,6 +11,7 @@ import { GUEST_PREFIX } from "../../session/serving/requests.ts";
 import type { SessionIdentity } from "../../session/types.ts";
 import { decide, DecisionFault } from "../../base/decision.ts";
 import type { Login } from "../../pubsub/decisions.ts";
+import type { ConsoleReport } from "../../base/console_report.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { Inside } from "../../session/receiving.ts";
@@ -66,10 +67,12 @@ const NO_COOKIES = "Browsers send no cookies over WebTransport";
 export class Authenticator<V> {
   readonly #runtime: Runtime;
   readonly #options: AdmissionOptions<V>;
+  readonly #console: ConsoleReport;
 
-  constructor(runtime: Runtime, options: AdmissionOptions<V>) {
+  constructor(runtime: Runtime, options: AdmissionOptions<V>, console: ConsoleReport) {
     this.#runtime = runtime;
     this.#options = options;
+    this.#console = console;
   }
 
   /**
@@ -159,6 +162,14 @@ export class Authenticator<V> {
     const user = await this.#askedUser(value);
     if (user === undefined) return undefined;
     // With status 503 the client would reconnect forever.
+    if (user === "") {
+      const by = this.#options.userOf === undefined ? "authenticate" : "userOf";
+      const cause = new RangeError(
+        `Cannot identify: a user must not be empty, received "" from ${by}; return guest from ` +
+          "authenticate to admit a client without a user",
+      );
+      throw new Rejected(403, "A user must not be empty", { cause });
+    }
     if (user.startsWith(GUEST_PREFIX)) {
       const cause = new RangeError(
         `Cannot identify: a user must not start with "${GUEST_PREFIX}", received "${user}"`,
@@ -190,7 +201,11 @@ export class Authenticator<V> {
 
   async #askedUser(value: Exclude<V, typeof guest>): Promise<string | undefined> {
     const { userOf } = this.#options;
-    if (userOf === undefined) return typeof value === "string" ? value : undefined;
+    if (userOf === undefined) {
+      if (typeof value === "string") return value;
+      this.#tellNoUser(value);
+      return undefined;
+    }
     return await decide("userOf", () => {
       const user: unknown = userOf(value);
       if (typeof user === "string") return user;
@@ -198,6 +213,20 @@ export class Authenticator<V> {
       const expected = isNumber ? "a string, such as String(id)" : "a string";
       throw DecisionFault.returned("userOf", expected, user);
     }, [AuthenticationError]);
+  }
+
+  /** Prints that sessions have no user, because `userOf` is probably missing. */
+  #tellNoUser(value: unknown): void {
+    // `true` only says that the client is known.
+    if (value === true) return;
+    const [what, cure] = Object(value) === value
+      ? ["an object", "(value) => value.name"]
+      : [`a ${typeof value}`, "(value) => String(value)"];
+    this.#console.tell(
+      "no-user",
+      `authenticate returned ${what}, and there is no userOf: sessions have no user; set userOf: ${cure}`,
+      { silentMs: Infinity },
+    );
   }
 }
 
