@@ -2,6 +2,7 @@
 import {
   ABOVE_ZERO,
   COUNT,
+  HEADERS,
   LIMIT,
   listOf,
   objectWith,
@@ -32,7 +33,7 @@ const COMMON = {
   ...TRANSPORTS,
   connectTimeoutMs: ABOVE_ZERO,
   contract: 0,
-  headers: 0,
+  headers: HEADERS,
   instrumentation: HOOKS,
   runtime: RUNTIME,
   signal: "AbortSignal",

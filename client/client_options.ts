@@ -138,8 +138,8 @@ export interface ClientOptions<C extends Contract = Contract>
    */
   readonly endOnRejection?: boolean | undefined;
   /**
-   * Request headers. They work only in Deno: in a browser, a client with headers closes with a
-   * `TypeError`.
+   * Request headers, which are checked at the call. They work only in Deno: in a browser, a client
+   * with headers closes with a `TypeError`.
    */
   readonly headers?: HeadersInit | undefined;
   /**

@@ -4,7 +4,7 @@
  * tables, which the compiler checks against their interfaces. `base/options/option_checks_test.ts` tests
  * the kinds of options.
  */
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { stub } from "@std/testing/mock";
 import type { NestedCheck, NumberCheck, NumberRange, OptionKind } from "../base/options/options.ts";
 import {
@@ -660,6 +660,24 @@ Deno.test("connect() names the options that correspond to socket.io's", async ()
   for (const [name, meant] of Object.entries(cases)) {
     const text = `socket.io's "${name}" is ${meant}`;
     await assertRejected(name, () => connect("ws://127.0.0.1:1", { [name]: {} }), text);
+  }
+});
+
+Deno.test("connect(), dial() and dialWebSocket() check headers at the call, and show no values", async () => {
+  const cases: [headers: unknown, rule: string][] = [
+    [{ "a b": "c" }, 'headers must have valid names and values, received an invalid "a b"'],
+    [{ a: "b", authorization: "x\ny" }, 'and values, received an invalid "authorization"'],
+    [[["a", "b"], ["c"]], 'and values, received an invalid "c"'],
+    [["a"], "and values, received a string"],
+    ["a: b", "headers must be an object, received "],
+    [null, "headers must be an object, received null"],
+  ];
+  const url = "ws://127.0.0.1:1";
+  for (const [given, rule] of cases) {
+    const headers = given as HeadersInit;
+    assertThrows(() => connect(url, { headers }), TypeError, rule);
+    await assertRejects(() => dial(url, { headers }), TypeError, rule);
+    await assertRejects(() => dialWebSocket(url, { headers }), TypeError, rule);
   }
 });
 

@@ -283,6 +283,31 @@ export const PATH: CheckOption = (value, { verb, path }) => {
   );
 };
 
+/** Check of the headers of a request. Names are shown, and values are not: they may be secrets. */
+export const HEADERS: CheckOption = (value, { verb, path }) => {
+  if (isHeaders(value)) return;
+  if (typeof value !== "object" || value === null) throw wrongKind(value, "object", { verb, path });
+  const pairs: Iterable<unknown> = Symbol.iterator in value
+    ? value as Iterable<unknown>
+    : Object.entries(value);
+  const wrong = [...pairs].find((pair) => !isHeaders([pair]));
+  const received = Array.isArray(wrong)
+    ? `an invalid ${JSON.stringify(String(wrong[0]).slice(0, MAX_SHOWN))}`
+    : describe(wrong);
+  throw new TypeError(
+    `Cannot ${verb}: ${path} must have valid names and values, received ${received}`,
+  );
+};
+
+function isHeaders(value: unknown): boolean {
+  try {
+    new Headers(value as HeadersInit);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /**
  * Rejects an option that is missing, although the type requires it.
  *

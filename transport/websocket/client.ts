@@ -2,7 +2,7 @@
  * The client half of the WebSocket connection. It uses the global `WebSocket` of browsers and Deno.
  */
 import type { OptionKinds } from "../../base/options/options.ts";
-import { checkOptions, RUNTIME, TIME } from "../../base/options/option_checks.ts";
+import { checkOptions, HEADERS, RUNTIME, TIME } from "../../base/options/option_checks.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import type { Connection } from "../connection.ts";
 import { FLOW_CONTROL } from "../option_kinds.ts";
@@ -10,7 +10,7 @@ import { type DialWebSocketOptions, openWebSocket } from "./connection.ts";
 
 const DIAL: OptionKinds<DialWebSocketOptions> = {
   flowControl: FLOW_CONTROL,
-  headers: 0,
+  headers: HEADERS,
   protocols: "array",
   runtime: RUNTIME,
   signal: "AbortSignal",
