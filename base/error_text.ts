@@ -1,4 +1,4 @@
-/** Error texts for thrown values and received values. */
+/** Error texts for thrown values, and for arguments of another type. */
 
 /**
  * Returns the text of a thrown value.
@@ -27,4 +27,25 @@ export function describe(value: unknown): string {
     return typeof name === "string" && name || "an object";
   }
   return typeof value === "function" ? "a function" : typeof value;
+}
+
+/**
+ * Rejects an argument of another type. Without this check, a call with its arguments in the wrong
+ * order would fail later, or with an internal error.
+ *
+ * @param verb The user's call.
+ * @param name Name of the parameter.
+ * @param value The value as given.
+ * @param type Its type, as `typeof` names it.
+ * @throws {TypeError} If the value has another type.
+ */
+export function checkType(
+  verb: string,
+  name: string,
+  value: unknown,
+  type: "function" | "string" = "function",
+): void {
+  const given: string = typeof value;
+  if (given === type) return;
+  throw new TypeError(`Cannot ${verb}: ${name} must be a ${type}, received ${describe(value)}`);
 }

@@ -13,12 +13,26 @@ import {
 import type { OptionKinds, OptionPlace } from "../base/options/options.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { HISTORY } from "../session/settings/call_checks.ts";
-import type { Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings/settings.ts";
 import { MAX_TOPIC_BYTES } from "../session/wire/envelope.ts";
 import type { HistoryOptions, SubscribeReply } from "../session/wire/recovery.ts";
 import { exceedsBytes, utf8Length } from "../session/wire/utf8.ts";
 import { type Broker, type HistoryBounds, MAX_KEY_BYTES, type PublicationKey } from "./broker.ts";
+
+/**
+ * Rejects an argument that is no session, such as a user.
+ *
+ * @throws {TypeError} If it is no session.
+ */
+export function checkSession(verb: string, session: unknown): asserts session is Session {
+  if (Object(session)[internals] !== undefined) return;
+  const user = typeof session === "string" ? JSON.stringify(session) : undefined;
+  const cure = user === undefined ? "" : `; server.sessions(${user}) lists a user's sessions`;
+  throw new TypeError(
+    `Cannot ${verb}: session must be a Session, received ${user ?? describe(session)}${cure}`,
+  );
+}
 
 /** Options for `Topics`. */
 export interface TopicsOptions {

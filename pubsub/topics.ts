@@ -43,6 +43,7 @@ import { exceptionOf, tellReply } from "./history/replay.ts";
 import {
   APPEND,
   type AppendPublicationOptions,
+  checkSession,
   type JoinOptions,
   POSITION,
   PUBLISH,
@@ -477,6 +478,7 @@ export class Topics implements AsyncDisposable {
    * @returns As `subscribe` does.
    */
   join(session: Session, topic: string, options: JoinOptions = {}): Promise<boolean> {
+    checkSession("subscribe", session);
     checkTopic(topic, "subscribe", this.maxTopicBytes);
     checkPublic(topic, "subscribe");
     if (session.isClosed) return Promise.resolve(false);
@@ -537,6 +539,7 @@ export class Topics implements AsyncDisposable {
    */
   unsubscribe(session: Session, topic: string, options: UnsubscribeOptions = {}): boolean {
     checkOptions("unsubscribe", options, UNSUBSCRIBE);
+    checkSession("unsubscribe", session);
     const notice = noticeOf(options);
     const isRevoked = this.#revoke(session, notice, topic);
     return this.leave(session, topic, notice) || isRevoked;

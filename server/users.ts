@@ -3,6 +3,7 @@
  * closes them.
  */
 import { MAX_USER_BYTES } from "./admission/authentication.ts";
+import { checkType } from "../base/error_text.ts";
 import { QueueFullError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
@@ -131,6 +132,7 @@ export class Users {
    * @returns Number of sessions on this node that received the message.
    */
   send(user: string, message: EncodedMessage): number {
+    checkType("send", "user", user, "string");
     // No session has a longer user, and the broker may reject a topic that long.
     if (exceedsBytes(user, MAX_USER_BYTES)) return 0;
     const nodes = this.#nodes;
@@ -144,6 +146,7 @@ export class Users {
 
   /** Lists the sessions of a user, on all nodes that respond. */
   async sessions(user: string): Promise<SessionInfo[]> {
+    checkType("list sessions", "user", user, "string");
     const local = this.#list(user);
     if (this.#nodes === undefined) return local;
     const { replies } = await this.#nodes.ask("sessions", user, { timeoutMs: REPLY_MS });
@@ -158,6 +161,7 @@ export class Users {
     user: string,
     options: SessionCloseOptions,
   ): Promise<{ closed: number; isComplete: boolean }> {
+    checkType("disconnect", "user", user, "string");
     checkClose(options);
     return await this.#closeEverywhere(this.#close(user, options), "disconnect", { user, options });
   }

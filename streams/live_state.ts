@@ -7,7 +7,7 @@ import type { OptionKinds } from "../base/options/options.ts";
 import type { MigrateRow, StateMigrations } from "./state/migrations.ts";
 import type { StateOf } from "./state/state.ts";
 import type { InitialRows, OnOpen } from "./state/unwritten.ts";
-import { describe } from "../base/error_text.ts";
+import { checkType, describe } from "../base/error_text.ts";
 import type {
   Contract,
   IsUntyped,
@@ -269,6 +269,7 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
     options: OpenStateOptions<C, Id> = {},
   ): Promise<StateOf<C, Id>> {
     checkOptions("open state", options, OPEN_STATE);
+    checkType("open state", "id", id, "string");
     const { initial, ...rest } = options;
     const opened = { ...rest, initial: initial as InitialRows | undefined };
     // Only the types depend on the contract.

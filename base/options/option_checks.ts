@@ -109,19 +109,6 @@ function choice(values: readonly unknown[]): string {
 }
 
 /**
- * Rejects a callback that is not a function. Without this check, a call with its arguments in the
- * wrong order would fail later, at each event.
- *
- * @param verb The user's call.
- * @param name Name of the parameter.
- * @param value The value as given.
- * @throws {TypeError} If the value is not a function.
- */
-export function checkFunction(verb: string, name: string, value: unknown): void {
-  if (typeof value !== "function") throw wrongKind(value, "function", { verb, path: name });
-}
-
-/**
  * Creates the check for an option that is a nested object or another value, such as `false`.
  *
  * @param kind Types of the other values that are allowed.

@@ -1,12 +1,7 @@
 /** The broadcasts that a program publishes, and their handlers. */
 import type { OptionKinds } from "../../base/options/options.ts";
-import {
-  checkFunction,
-  checkOptions,
-  listOf,
-  POSITIVE,
-  RUNTIME,
-} from "../../base/options/option_checks.ts";
+import { checkType } from "../../base/error_text.ts";
+import { checkOptions, listOf, POSITIVE, RUNTIME } from "../../base/options/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { describe } from "../../base/error_text.ts";
 import type { Quotas } from "../../base/quotas/shares.ts";
@@ -412,7 +407,7 @@ export class TrackMux {
       previousHops: readonly bigint[] | undefined,
     ) => void,
   ): Disposable {
-    checkFunction("watch", "listener", listener);
+    checkType("watch", "listener", listener);
     const watcher: Watcher = { prefix: broadcastPath(prefix), listener };
     this.#watchers.add(watcher);
     return { [Symbol.dispose]: () => void this.#watchers.delete(watcher) };

@@ -2,7 +2,7 @@
 import { UnsupportedError } from "../../errors.ts";
 import { attempt } from "../../base/call_safely.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
-import { checkFunction } from "../../base/options/option_checks.ts";
+import { checkType } from "../../base/error_text.ts";
 import { MAX_TIMER_MS, settlesWithin } from "../../base/wait.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import {
@@ -331,7 +331,7 @@ export class Nodes implements AsyncDisposable {
    * @throws {TypeError} If the listener is not a function.
    */
   subscribe(listener: (event: NodeEvent) => void): Disposable {
-    checkFunction("follow nodes", "listener", listener);
+    checkType("follow nodes", "listener", listener);
     const entry = { listener };
     this.#listeners.add(entry);
     return { [Symbol.dispose]: () => void this.#listeners.delete(entry) };
@@ -347,7 +347,7 @@ export class Nodes implements AsyncDisposable {
    * @throws {TypeError} If the kind already has a handler, or the handler is not a function.
    */
   handle(kind: string, handler: (data: unknown, from: string) => unknown): Disposable {
-    checkFunction("handle", "handler", handler);
+    checkType("handle", "handler", handler);
     if (this.#handlers.has(kind)) {
       throw new TypeError(`Cannot handle: there is a handler for "${kind}" already`);
     }

@@ -1,7 +1,7 @@
 /** Presence: the users that are present, each with any number of connections. */
 import type { OptionKinds } from "../../base/options/options.ts";
+import { checkType } from "../../base/error_text.ts";
 import {
-  checkFunction,
   checkOptions,
   COUNT,
   numberIn,
@@ -455,7 +455,7 @@ export class Presence implements Disposable {
    * @throws {TypeError} If the listener is not a function.
    */
   subscribe(listener: (event: PresenceEvent) => void): Disposable {
-    checkFunction("follow presence", "listener", listener);
+    checkType("follow presence", "listener", listener);
     const entry = { listener };
     if (!this.#isDisposed) this.#listeners.add(entry);
     return { [Symbol.dispose]: () => void this.#listeners.delete(entry) };

@@ -19,6 +19,7 @@ import { MAX_TIMER_MS } from "../../base/wait.ts";
 import { RoomNotices, type RoomOptions } from "./room_notices.ts";
 import { copyPresenceData, MAX_PRESENCE_DATA_BYTES, type Presence } from "./presence.ts";
 import {
+  checkSession,
   type JoinOptions,
   PUBLISH,
   type PublishOptions,
@@ -219,6 +220,7 @@ export class Rooms implements Disposable {
     room: string,
     options: RoomJoinOptions & Pick<JoinOptions, "isRequested">,
   ): boolean {
+    checkSession("join", session);
     this.#check(room, "join");
     const isEnding = session.state === "draining" && !session.isReady;
     if (session.isClosed || isEnding) return false;
@@ -251,6 +253,7 @@ export class Rooms implements Disposable {
     options: UnsubscribeOptions = {},
   ): boolean {
     checkOptions("leave", options, UNSUBSCRIBE);
+    checkSession("leave", session);
     // The subscription of a session that is not a member is not the room's.
     if (!this.isMember(session, room) && this.#topics.has(session, room)) return false;
     return this.#topics.unsubscribe(session, room, options);
@@ -283,6 +286,7 @@ export class Rooms implements Disposable {
    * @ignore
    */
   setData(session: Session, room: string, given: unknown): boolean {
+    checkSession("update", session);
     this.#check(room, "update");
     const { maxDataBytes: maxBytes } = this.#optionsOf(room);
     const data = copyPresenceData(given, { verb: "update", maxBytes });

@@ -1,4 +1,5 @@
 /** The live state of a server: collections of rows that all servers of a broker share. */
+import { checkType } from "../../base/error_text.ts";
 import { checkOptions, COUNT, TTL } from "../../base/options/option_checks.ts";
 import type { OptionKinds } from "../../base/options/options.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -178,6 +179,7 @@ export class State implements AsyncDisposable {
     change: (transaction: StateTransaction) => void | Promise<void>,
     options: Pick<StateWriteOptions, "signal"> = {},
   ): Promise<number> {
+    checkType("run transaction", "change", change);
     checkOptions("write state", options, SIGNAL);
     const { signal } = options;
     signal?.throwIfAborted();
@@ -668,6 +670,7 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
     change: (row: T) => Input | Promise<Input>,
     options: Pick<StateWriteOptions, "signal"> = {},
   ): Promise<number> {
+    checkType(`update "${key}"`, "change", change);
     checkOptions("write state", options, SIGNAL);
     const { signal } = options;
     signal?.throwIfAborted();
@@ -708,6 +711,11 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
         const made = called instanceof Promise
           ? await untilAborted(untilAborted(called, signal), this.#ended)
           : await called;
+        if (made === undefined) {
+          throw new TypeError(
+            `Cannot update "${key}": its function must return the changed row, received undefined`,
+          );
+        }
         changed = { ...setting(of, made), operation: "update", expect: version };
       }
       try {
