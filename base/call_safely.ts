@@ -1,4 +1,8 @@
 /** Calls to application functions that no caller awaits. */
+import { checkType } from "./error_text.ts";
+
+/** Maximum number of printed errors of a callback. One that fails once may fail on every change. */
+const MAX_PRINTED = 16;
 
 /**
  * Calls a function that may throw or reject.
@@ -36,4 +40,30 @@ export function unawaited(
   failed: (error: unknown) => void,
 ): Promise<unknown> | undefined {
   return attempt(() => result, failed);
+}
+
+/** Makes a function that ends a subscription disposable. */
+export function disposable(end: () => void): (() => void) & Disposable {
+  return Object.assign(end, { [Symbol.dispose]: end });
+}
+
+/**
+ * Wraps a callback that an application subscribes. If it throws, the error is printed, up to 16
+ * times.
+ *
+ * @param what The callback, for the printed line.
+ * @returns A function that calls the callback, and does not throw.
+ * @throws {TypeError} If it is not a function.
+ */
+export function subscriber<A extends unknown[]>(
+  what: string,
+  callback: (...values: A) => unknown,
+): (...values: A) => void {
+  checkType("subscribe", "callback", callback);
+  let printed = 0;
+  return (...values) =>
+    void attempt(() => callback(...values), (error) => {
+      // deno-lint-ignore no-console
+      if (++printed <= MAX_PRINTED) console.error(`${what} failed:`, error);
+    });
 }

@@ -1,12 +1,6 @@
 /** A changing value, for loops and callbacks. */
-import { attempt } from "./call_safely.ts";
+import { disposable, subscriber } from "./call_safely.ts";
 import { Signal } from "./signal.ts";
-
-/**
- * Maximum number of callback errors that one feed prints. A callback that fails once may fail on
- * every change.
- */
-const MAX_PRINTED = 16;
 
 /**
  * A current value that reports its changes. Read it in a loop, or with a callback in the form that
@@ -33,9 +27,8 @@ export class StatusFeed<T> implements AsyncIterable<T> {
   #isEnded = false;
   readonly #changes = new Signal();
   /** Created for the first callback: most feeds have no callback. */
-  #callbacks: Set<{ readonly call: (value: T) => unknown }> | undefined;
+  #callbacks: Set<(value: T) => void> | undefined;
   #isObserved = false;
-  #printed = 0;
 
   /**
    * Creates a feed.
@@ -115,11 +108,12 @@ export class StatusFeed<T> implements AsyncIterable<T> {
    *
    * - **Stores:** this method follows the contract of a Svelte store. React's
    *   `useSyncExternalStore` accepts it together with {@linkcode StatusFeed.current}.
-   * - **Errors:** if the callback throws, the error is printed (up to 16 errors per feed), and the
-   *   subscription continues.
+   * - **Errors:** if the callback throws, the error is printed (up to 16 errors), and the subscription
+   *   continues.
    *
    * @param callback Receives each value.
    * @returns A function that ends the subscription.
+   * @throws {TypeError} If the callback is not a function.
    *
    * @example Usage
    * ```ts
@@ -147,11 +141,10 @@ export class StatusFeed<T> implements AsyncIterable<T> {
    */
   observe(callback: (value: T) => unknown): (() => void) & Disposable {
     // The same function may subscribe twice.
-    const entry = { call: callback };
-    if (!this.#isEnded) (this.#callbacks ??= new Set()).add(entry);
-    this.#tell(callback);
-    const unsubscribe = () => void this.#callbacks?.delete(entry);
-    return Object.assign(unsubscribe, { [Symbol.dispose]: unsubscribe });
+    const call = subscriber("A status callback", callback);
+    if (!this.#isEnded) (this.#callbacks ??= new Set()).add(call);
+    call(this.#current);
+    return disposable(() => void this.#callbacks?.delete(call));
   }
 
   /**
@@ -184,18 +177,9 @@ export class StatusFeed<T> implements AsyncIterable<T> {
     this.#current = value;
     this.#version++;
     this.#changes.notify();
-    for (const callback of [...this.#callbacks ?? []]) {
+    for (const call of [...this.#callbacks ?? []]) {
       // An earlier callback may have ended the subscription of a later one.
-      if (this.#callbacks?.has(callback)) this.#tell(callback.call);
+      if (this.#callbacks?.has(call)) call(this.#current);
     }
-  }
-
-  #tell(callback: (value: T) => unknown): void {
-    const value = this.#current;
-    attempt(() => callback(value), (error) => {
-      if (++this.#printed > MAX_PRINTED) return;
-      // deno-lint-ignore no-console
-      console.error("A status callback failed:", error);
-    });
   }
 }

@@ -4,9 +4,10 @@
  *
  * @module
  */
-import { assertRejects } from "@std/assert";
+import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { liveState } from "../streams/mod.ts";
 import { testServer } from "../testing/mod.ts";
+import { captureConsole } from "./console_lines.ts";
 
 Deno.test("A server's calls reject arguments of another type by name", async () => {
   const states = liveState();
@@ -52,4 +53,66 @@ Deno.test("A server's calls reject arguments of another type by name", async () 
   for (const [call, message] of cases) {
     await assertRejects(async () => await call(), TypeError, message);
   }
+});
+
+Deno.test("A client's update and transaction say what their function must return", async () => {
+  const states = liveState();
+  await using server = testServer({ features: [states], authorize: () => true });
+  await using own = await states.open("board");
+  await own.collection<object>("cards").set("k", { n: 1 });
+  await using client = server.connect();
+  const state = await client.state("board");
+  await state.ready;
+  const rows = state.collection<object>("cards");
+  const mustReturn = 'Cannot update "k": its function must return the changed row';
+  const changes: [change: unknown, message: string][] = [
+    [() => {}, `${mustReturn}, received undefined`],
+    [async () => {}, `${mustReturn} and must not be async, received Promise`],
+    [
+      () => Promise.reject(new Error("Lost")),
+      `${mustReturn} and must not be async, received Promise`,
+    ],
+    [{ n: 2 }, 'Cannot update "k": change must be a function, received Object'],
+  ];
+  for (const [change, message] of changes) {
+    await assertRejects(() => rows.update("k", change as never), TypeError, message);
+    await assertRejects(
+      () => state.transaction(async (tx) => await tx.update("cards", "k", change as never)),
+      TypeError,
+      message,
+    );
+  }
+  await assertRejects(
+    () => state.transaction(undefined as never),
+    TypeError,
+    "Cannot run transaction: change must be a function, received undefined",
+  );
+  assertEquals(rows.get("k"), { n: 1 });
+});
+
+Deno.test("subscribe() of states, rooms and statuses throws if the callback is not a function", async () => {
+  using printed = captureConsole();
+  const states = liveState();
+  await using server = testServer({ features: [states], authorize: () => true, rooms: ["tea"] });
+  await using own = await states.open("board");
+  await own.collection<object>("cards").set("k", { n: 1 });
+  await using client = server.connect();
+  const state = await client.state("board");
+  await state.ready;
+  const readers = [
+    client.status,
+    client.members("tea"),
+    state.status,
+    state.collection("cards"),
+    own.collection("cards"),
+  ];
+  for (const reader of readers) {
+    assertThrows(
+      () => reader.subscribe("callback" as never),
+      TypeError,
+      "Cannot subscribe: callback must be a function, received a string",
+    );
+  }
+  await own.collection<object>("cards").set("k", { n: 2 });
+  assertEquals([printed.lines, server.rooms.members("tea")], [[], []]);
 });

@@ -31,7 +31,7 @@ import {
   noRow,
 } from "../../session/wire/rows.ts";
 import { RowReader } from "../../session/rows/row_reader.ts";
-import { changeableRow, rowOf } from "../../session/rows/row_values.ts";
+import { rowOf, updatedRow } from "../../session/rows/row_values.ts";
 import type { ClientRows } from "./rows.ts";
 import {
   type ClientStateParts,
@@ -598,7 +598,7 @@ export class ClientCollection<T = unknown, Input = T> extends RowReader<T> {
       // A transaction waits for the rows.
       return await this.#transact((to) => to.update(this.name, key, update), options);
     }
-    const value = change(changeableRow(present) as T);
+    const value = updatedRow(key, update, present);
     const row = { ...setting(this.#rows, { type: this.name, key, value }), base: present };
     return await this.#write({ changes: [row], update, signal: options.signal });
   }

@@ -15,7 +15,7 @@ import {
   type VersionedRowMessage,
   type WriteResult,
 } from "../../session/wire/rows.ts";
-import { changeableRow, rowOf } from "../../session/rows/row_values.ts";
+import { rowOf, updatedRow } from "../../session/rows/row_values.ts";
 import { Footprint, MutationNumbers, newTxid } from "./batches.ts";
 import type { KeptWrite } from "./keeping.ts";
 import { type MutationCall, Program, type ProgramFunction, Programs } from "./programs.ts";
@@ -646,7 +646,7 @@ export class Writes {
     if (update !== undefined) {
       if (present.value === undefined) throw noRow(change);
       const { value: base } = present;
-      return { ...adapted, base, value: rowOf(update(changeableRow(base))) };
+      return { ...adapted, base, value: updatedRow(key, update, base) };
     }
     if (onConflict === undefined || expect !== undefined) return adapted;
     if (seen === change.seen || present.isHidden) return adapted;

@@ -1,4 +1,6 @@
 /** The rooms of a client: its presence data in them, and their members. */
+import { disposable } from "../../base/call_safely.ts";
+import { checkType } from "../../base/error_text.ts";
 import { QueueFullError, RequestError, SessionClosedError } from "../../errors.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { checkTopic, encodeEnvelope } from "../../session/wire/encode.ts";
@@ -372,13 +374,14 @@ export class Members<D = unknown> implements AsyncIterable<RoomMembers<D>> {
    * @throws {SessionClosedError} If the client is closed.
    */
   subscribe(callback: (members: RoomMembers<D>) => unknown): (() => void) & Disposable {
+    checkType("subscribe", "callback", callback);
     const watched = this.#rooms.watch(this.room);
     const unsubscribe = watched.feed.subscribe(callback as (members: RoomMembers) => unknown);
     const end = () => {
       unsubscribe();
       watched.leave();
     };
-    return Object.assign(end, { [Symbol.dispose]: end });
+    return disposable(end);
   }
 
   /**

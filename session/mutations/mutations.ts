@@ -1,6 +1,6 @@
 /** Mutations of live states: named writes that run in the client and again on the server. */
 import { RequestError } from "../../errors.ts";
-import { describe } from "../../base/error_text.ts";
+import { checkType, describe } from "../../base/error_text.ts";
 import {
   type InputOf,
   type OutputOf,
@@ -208,10 +208,7 @@ export class Mutations<C extends Contract = Contract> {
     }
     for (const name of inputs.keys()) {
       const made = Object(functions)[name];
-      if (typeof made === "function") continue;
-      throw new TypeError(
-        `Cannot ${VERB}: "${name}" must be a function, received ${describe(made)}`,
-      );
+      checkType(VERB, `"${name}"`, made);
     }
     const unknown = Object.keys(functions).find((name) => !inputs.has(name));
     if (unknown !== undefined) {

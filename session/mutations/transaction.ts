@@ -1,7 +1,8 @@
 /** A transaction that reads rows before it changes them, on servers and in clients. */
 import { RequestError } from "../../errors.ts";
 import type { LiveRow, Row } from "../rows/row_map.ts";
-import { changeableRow, rowOf } from "../rows/row_values.ts";
+import { checkType } from "../../base/error_text.ts";
+import { rowOf, updatedRow } from "../rows/row_values.ts";
 import type { StateTransaction, StateWriteOptions } from "../state_types.ts";
 import {
   checkCollectionName,
@@ -58,6 +59,7 @@ export function runTransaction(
   call: (transaction: StateTransaction) => unknown,
   checkOptions?: (options: object) => void,
 ): TransactionResult | Promise<TransactionResult> {
+  checkType("run transaction", "change", call);
   const transaction = new RowTransaction(rows, checkOptions);
   let returned: unknown;
   try {
@@ -166,7 +168,7 @@ class RowTransaction implements StateTransaction {
       const read = this.#get(collection, key);
       const present = read instanceof Promise ? await read : read;
       if (present === undefined) throw noRow({ type: collection, key });
-      this.#put(collection, key, rowOf(change(changeableRow(present))), {});
+      this.#put(collection, key, updatedRow(key, change, present), {});
     });
   }
 

@@ -1,10 +1,7 @@
 /** Reading a collection of rows, on servers and in clients. */
-import { attempt } from "../../base/call_safely.ts";
+import { disposable, subscriber } from "../../base/call_safely.ts";
 import type { RowSource } from "../state_changes.ts";
 import type { RowChanges } from "./row_map.ts";
-
-/** Maximum number of errors of a callback that are printed. */
-const MAX_PRINTED = 16;
 
 /** The parts of a collection that reads use. */
 export interface RowReaderParts {
@@ -109,23 +106,19 @@ export abstract class RowReader<T = unknown> implements Iterable<[key: string, r
    * changed since its last call: at first, all keys. If it throws an error, the error is printed (up
    * to 16 errors), and the subscription continues.
    * @returns A function that ends the subscription. Idempotent.
+   * @throws {TypeError} If the callback is not a function.
    */
   subscribe(
     callback: (rows: ReadonlyMap<string, Readonly<T>>, changed: Iterable<string>) => unknown,
   ): (() => void) & Disposable {
     const rows = this.#rows;
-    let printed = 0;
-    const tell = (changed: Iterable<string>) => {
-      attempt(() => callback(this.current, changed), (error) => {
-        if (++printed > MAX_PRINTED) return;
-        // deno-lint-ignore no-console
-        console.error(`A callback of the collection "${this.name}" failed:`, error);
-      });
-    };
+    const tell = subscriber(`A callback of the collection "${this.name}"`, callback);
     const listen = (changes: RowChanges) => {
       const before = changes.get(this.name);
       // An earlier callback may have ended this subscription.
-      if (before !== undefined && rows.listeners.has(listen)) tell(before.keys());
+      if (before !== undefined && rows.listeners.has(listen)) {
+        tell(this.current, before.keys());
+      }
     };
     const end = () => {
       rows.listeners.delete(listen);
@@ -135,8 +128,8 @@ export abstract class RowReader<T = unknown> implements Iterable<[key: string, r
       rows.listeners.add(listen);
       this.#closed.addEventListener("abort", end);
     }
-    tell(this.current.keys());
-    return Object.assign(end, { [Symbol.dispose]: end });
+    tell(this.current, this.current.keys());
+    return disposable(end);
   }
 
   /**

@@ -1,5 +1,5 @@
 /** The values of rows, on servers and in clients: plain JSON that no one can change in place. */
-import { describe, textOf } from "../../base/error_text.ts";
+import { checkType, describe, textOf } from "../../base/error_text.ts";
 import { isCertain, isPlain } from "../../base/json.ts";
 
 /** A value that a row cannot have, and its place in the row. */
@@ -52,9 +52,36 @@ export function rowOf(value: unknown): unknown {
   return freezeRow(JSON.parse(encodeRow(value)));
 }
 
-/** Copies a frozen row for a function that may change it in place. */
-export function changeableRow(value: unknown): unknown {
-  return JSON.parse(JSON.stringify(value));
+/** Calls the function of an `update` with a copy of a row, which it may change in place. */
+export function callUpdate<R>(key: string, change: (row: unknown) => R, row: unknown): R {
+  checkType(`update "${key}"`, "change", change);
+  return change(JSON.parse(JSON.stringify(row)));
+}
+
+/** Rejects what the function of an `update` returned if it is no row. Returns the row. */
+export function checkUpdated(key: string, made: unknown): unknown {
+  if (made !== undefined && !(made instanceof Promise)) return made;
+  // Nothing awaits this promise.
+  made?.catch(() => {});
+  const rule = made ? " and must not be async" : "";
+  throw new TypeError(
+    `Cannot update "${key}": its function must return the changed row${rule}, received ` +
+      describe(made),
+  );
+}
+
+/**
+ * Changes a row by the function of an `update`, which must not be asynchronous.
+ *
+ * @returns The changed row, as a frozen copy.
+ * @throws {TypeError} If the function returns no row.
+ */
+export function updatedRow(
+  key: string,
+  change: (row: unknown) => unknown,
+  row: unknown,
+): unknown {
+  return rowOf(checkUpdated(key, callUpdate(key, change, row)));
 }
 
 /**

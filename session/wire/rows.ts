@@ -1,6 +1,6 @@
 /** Rows of states on the wire: names, change messages, and writes of clients. */
 import { RequestError } from "../../errors.ts";
-import { describe } from "../../base/error_text.ts";
+import { checkType } from "../../base/error_text.ts";
 import { MAX_TTL_MS } from "../../base/wait.ts";
 import { utf8Length } from "./utf8.ts";
 
@@ -145,9 +145,7 @@ export function retryAfterMsOf(result: WriteResult): number | undefined {
  * @throws {RangeError} If it is empty or too long.
  */
 export function checkRowName(verb: string, what: string, name: string): void {
-  if (typeof name !== "string") {
-    throw new TypeError(`Cannot ${verb}: ${what} must be a string, received ${describe(name)}`);
-  }
+  checkType(verb, what, name, "string");
   const bytes = utf8Length(name);
   if (bytes > 0 && bytes <= MAX_ROW_NAME_BYTES) return;
   throw new RangeError(

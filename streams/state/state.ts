@@ -1,5 +1,4 @@
 /** The live state of a server: collections of rows that all servers of a broker share. */
-import { checkType } from "../../base/error_text.ts";
 import { checkOptions, COUNT, TTL } from "../../base/options/option_checks.ts";
 import type { OptionKinds } from "../../base/options/options.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -23,7 +22,7 @@ import type {
   StateWriteOptions,
   TypedStateMethods,
 } from "../../session/state_types.ts";
-import { changeableRow, encodeRow } from "../../session/rows/row_values.ts";
+import { callUpdate, checkUpdated, encodeRow } from "../../session/rows/row_values.ts";
 import { type Change, encodeTransaction } from "../logs/change_message.ts";
 import {
   checkCollectionName,
@@ -179,7 +178,6 @@ export class State implements AsyncDisposable {
     change: (transaction: StateTransaction) => void | Promise<void>,
     options: Pick<StateWriteOptions, "signal"> = {},
   ): Promise<number> {
-    checkType("run transaction", "change", change);
     checkOptions("write state", options, SIGNAL);
     const { signal } = options;
     signal?.throwIfAborted();
@@ -670,7 +668,6 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
     change: (row: T) => Input | Promise<Input>,
     options: Pick<StateWriteOptions, "signal"> = {},
   ): Promise<number> {
-    checkType(`update "${key}"`, "change", change);
     checkOptions("write state", options, SIGNAL);
     const { signal } = options;
     signal?.throwIfAborted();
@@ -694,6 +691,7 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
     { signal }: Pick<StateWriteOptions, "signal">,
   ): Promise<number> {
     const of = { type: this.name, key };
+    const update = change as (row: unknown) => unknown;
     const name = rowName(this.name, key);
     const entered = this.#enter(name, signal);
     using turn = entered instanceof Promise ? await entered : entered;
@@ -707,16 +705,11 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
         changed = { ...deletion(this.name, key), expect: Number.MAX_SAFE_INTEGER };
       } else {
         const { value, version } = row;
-        const called = turn.during(() => change(changeableRow(value) as T));
+        const called = turn.during(() => callUpdate(key, update, value));
         const made = called instanceof Promise
           ? await untilAborted(untilAborted(called, signal), this.#ended)
           : await called;
-        if (made === undefined) {
-          throw new TypeError(
-            `Cannot update "${key}": its function must return the changed row, received undefined`,
-          );
-        }
-        changed = { ...setting(of, made), operation: "update", expect: version };
+        changed = { ...setting(of, checkUpdated(key, made)), operation: "update", expect: version };
       }
       try {
         return await this.#write([changed], { signal, turn });
