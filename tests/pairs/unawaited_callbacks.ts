@@ -193,7 +193,7 @@ export const UNAWAITED: readonly UnawaitedCallback[] = [
   },
   {
     option: "allow",
-    ...REPORTED,
+    reported: "metrics.allow returned a promise",
     async run({ fail }) {
       await using server = createServer({ features: [metrics({ allow: fail as never })] });
       await server.fetch(new Request("http://localhost/metrics"), {});
