@@ -2,6 +2,7 @@
 import { type Cluster, type ClusterOptions, Redis, type RedisOptions } from "ioredis";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { settlesWithin } from "../../base/wait.ts";
+import { isOfReplica } from "./failures.ts";
 import type { RedisSource } from "./options.ts";
 
 /** Longest wait between two attempts to connect, in milliseconds. */
@@ -12,6 +13,28 @@ const END_TIMEOUT_MS = 3_000;
 
 function retryWith(runtime: Runtime): (attempts: number) => number {
   return (attempts) => Math.min(50 * attempts, MAX_RETRY_DELAY_MS) * (0.5 + runtime.random() / 2);
+}
+
+/**
+ * Returns how a connection to one server is replaced. It leaves a server that became a replica:
+ * Sentinel or the host name leads to the new master. The longest wait follows, because the client
+ * library counts no attempt that opened a connection.
+ */
+function renewal(runtime: Runtime): Pick<RedisOptions, "reconnectOnError" | "retryStrategy"> {
+  const retry = retryWith(runtime);
+  let isLeaving = false;
+  return {
+    reconnectOnError: (error) => {
+      const leaves = isOfReplica(error);
+      isLeaving ||= leaves;
+      return leaves;
+    },
+    retryStrategy: (attempts) => {
+      const delayMs = retry(isLeaving ? Infinity : attempts);
+      isLeaving = false;
+      return delayMs;
+    },
+  };
 }
 
 /**
@@ -30,8 +53,6 @@ const OWN: RedisOptions = {
   readOnly: false,
   stringNumbers: false,
   connectionName: "skein",
-  // Leaves a server that became a replica. Sentinel or the host name leads to the new master.
-  reconnectOnError: (error) => error.message.startsWith("READONLY"),
 };
 
 const OWN_CLUSTER: ClusterOptions = {
@@ -52,9 +73,9 @@ export function isCluster(client: Redis | Cluster): client is Cluster {
 }
 
 export function openClient(runtime: Runtime, source: RedisSource): Redis | Cluster {
-  const retryStrategy = retryWith(runtime);
+  const own = { ...OWN, ...renewal(runtime) };
   if ("url" in source) {
-    if (/^rediss?:\/\//.test(source.url)) return new Redis(source.url, { ...OWN, retryStrategy });
+    if (/^rediss?:\/\//.test(source.url)) return new Redis(source.url, own);
     throw new TypeError(
       `Cannot create broker: url must start with redis:// or rediss://, received "${source.url}"`,
     );
@@ -65,15 +86,14 @@ export function openClient(runtime: Runtime, source: RedisSource): Redis | Clust
       "Cannot create broker: new RedisBroker() needs { url } or { client }, a client of ioredis",
     );
   }
-  if (!isCluster(client)) return client.duplicate({ ...OWN, retryStrategy });
-  const { enableOfflineQueue: _, ...own } = OWN;
-  const redisOptions = { ...client.options.redisOptions, ...own };
-  const clusterRetryStrategy = retryStrategy;
+  if (!isCluster(client)) return client.duplicate(own);
+  const { enableOfflineQueue: _, retryStrategy: clusterRetryStrategy, ...ofNodes } = own;
+  const redisOptions = { ...client.options.redisOptions, ...ofNodes };
   return client.duplicate([], { ...OWN_CLUSTER, clusterRetryStrategy, redisOptions });
 }
 
 export function openSubscriber(runtime: Runtime, client: Redis): Redis {
-  return client.duplicate({ ...OWN, retryStrategy: retryWith(runtime) });
+  return client.duplicate({ ...OWN, ...renewal(runtime) });
 }
 
 /** Closes connections, and waits until they are closed. */

@@ -68,6 +68,11 @@ export function refusalOf(error: unknown): string | undefined {
   return remedy && `${text}; ${remedy}`;
 }
 
+/** Recognizes the error of a replica, which accepts no writes. */
+export function isOfReplica(error: unknown): boolean {
+  return error instanceof Error && error.message.startsWith("READONLY ");
+}
+
 /**
  * Unwraps the client library's error for all nodes together, which contains the reason for one of
  * them.

@@ -47,6 +47,8 @@ export type OutgoingAppend = OutgoingFrame & { readonly kept: AppendRequest };
 export interface BatchSender {
   /** True while commands can reach Redis. */
   readonly isReady: boolean;
+  /** The reason why they can't, if known. */
+  readonly outage: unknown;
   /** Publishes on a topic without history. */
   publish(topic: string, items: readonly OutgoingFrame[]): Promise<unknown>;
   /** Appends to a history, and returns the result of each publication, or why it was rejected. */
@@ -263,7 +265,7 @@ export class RedisPublishQueue {
   readonly #onDropped = (
     item: OutgoingFrame,
     why: string,
-    cause: unknown = this.#trouble,
+    cause: unknown = this.#options.sender.outage ?? this.#trouble,
   ): void => {
     const { line, kept, onOver } = item;
     const refusal = refusalOf(cause);

@@ -25,6 +25,7 @@ interface Command {
 /** A stand-in for Redis that replies on demand. */
 class FakeCarrier implements BatchSender {
   isReady = true;
+  outage: unknown;
   readonly commands: Command[] = [];
 
   async publish(topic: string, items: readonly OutgoingFrame[]): Promise<void> {

@@ -37,7 +37,7 @@ import {
   openClient,
   WriteBatch,
 } from "./connections.ts";
-import { reasonOf, refusalOf, type Run, whyOf } from "./failures.ts";
+import { isOfReplica, reasonOf, refusalOf, type Run, whyOf } from "./failures.ts";
 import { checkName, decodePlain, decodeRetained, encodeFrame, RedisNames } from "./format.ts";
 import {
   checkSource,
@@ -238,16 +238,18 @@ export class RedisBroker implements LogBroker {
       ...settings,
       client,
       key: names.version,
-      onMatch: (isAgain) => this.#usable(isAgain),
+      onMatch: (after) => this.#usable(after),
       onError: (error) => this.#update(error),
     });
     client.on("ready", () => {
       this.#mark.check();
-      this.#queue.wake();
       this.#update();
       void evictingPolicies(client).then((policies) => this.#evicting = policies);
     });
-    client.on("close", () => this.#update());
+    client.on("close", () => {
+      this.#mark.forget(isOfReplica(this.#life.lastError));
+      this.#update();
+    });
     client.on("error", (error: unknown) => this.#update(error));
     this.#subscribers = openSubscriberPool(runtime, client, {
       onMessage: (channel, message) => this.#receive(channel, message),
@@ -364,10 +366,13 @@ export class RedisBroker implements LogBroker {
 
   #openQueue(): RedisPublishQueue {
     const isReady = () => this.#isReady;
-    const client = this.#client;
+    const [client, life] = [this.#client, this.#life];
     const sender = {
       get isReady(): boolean {
         return isReady();
+      },
+      get outage(): unknown {
+        return isReady() ? undefined : life.lastError;
       },
       publish: (topic: string, items: readonly OutgoingFrame[]) => {
         const channel = this.#names.channel(topic);
@@ -392,7 +397,7 @@ export class RedisBroker implements LogBroker {
         const trouble = isReady() ? error : undefined;
         if (trouble === this.#trouble) return;
         this.#trouble = trouble;
-        this.#update();
+        this.#update(isOfReplica(trouble) ? trouble : undefined);
       },
     });
   }
@@ -405,24 +410,30 @@ export class RedisBroker implements LogBroker {
     if (this.status.isEnded) return;
     if (error !== undefined) life.lastError = reasonOf(error);
     const { mismatch } = this.#mark;
-    const refusal = refusalOf(this.#trouble);
+    const isUp = this.#isReady && this.#subscribers.isUp;
+    // A replica's error stays the newest one while the connection is renewed.
+    const refusal = refusalOf(isUp ? this.#trouble : life.lastError);
     if (mismatch !== undefined) life.mismatched(mismatch, { cannotStart: !life.wasConnected });
-    else if (this.#isReady && this.#subscribers.isUp && this.#trouble === undefined) {
+    else if (refusal !== undefined) life.refused(WRITES, refusal, { isNewest: true });
+    else if (isUp && this.#trouble === undefined) {
       // Only an accepted write shows that Redis accepts writes again.
       if (!life.isRefusing) life.connected();
-    } else if (this.#isReady && this.#subscribers.isUp && refusal !== undefined) {
-      life.refused(WRITES, refusal);
     } else if (this.status.current.name !== "connecting" || error) {
       life.interrupted(life.lastError ?? this.#trouble);
     }
   }
 
-  /** Called when the data in Redis can be used, for the first time or after another version. */
-  #usable(isAgain: boolean): void {
+  /** Called when the data in Redis can be used, over a new connection or after an error. */
+  #usable({ mismatch, replica }: { readonly mismatch: boolean; readonly replica: boolean }): void {
+    // Redis accepts writes now, or is another server.
+    if (refusalOf(this.#life.lastError) !== undefined) this.#life.lastError = undefined;
+    // The other connections may still be to the replica that this one has left.
+    if (replica) { for (const redis of this.#subscribers.connections()) redis.disconnect(true); }
+    else this.#accepted();
     this.#queue.wake();
     this.#update();
     // The publications of the other version were dropped.
-    if (isAgain) { for (const channel of this.#channels.all()) channel.interrupt(); }
+    if (mismatch) { for (const channel of this.#channels.all()) channel.interrupt(); }
   }
 
   /** Subscribes after this node's waiting publications, which precede the subscription. */
@@ -503,7 +514,10 @@ export class RedisBroker implements LogBroker {
       const why = "another version of Skein wrote the data in Redis";
       throw new BrokerError(`Cannot ${what}: ${why}`, { cause: mismatch });
     }
-    if (!this.#isReady) throw new BrokerError(`Cannot ${what}: Redis is unreachable`);
+    if (!this.#isReady) {
+      const why = refusalOf(this.#life.lastError) ?? "Redis is unreachable";
+      throw new BrokerError(`Cannot ${what}: ${why}`);
+    }
     this.#writes.begin();
     try {
       const result = await command();
@@ -514,6 +528,7 @@ export class RedisBroker implements LogBroker {
       if (refusal !== undefined) {
         this.#refused.add(what);
         this.#life.refused(WRITES, refusal);
+        if (isOfReplica(cause)) this.#update(cause);
       }
       const kind = cause instanceof DamageError ? DamageError : BrokerError;
       throw new kind(`Cannot ${what}: ${refusal ?? whyOf(cause)}`, { cause });

@@ -2,6 +2,7 @@
 import type { Cluster, Redis } from "ioredis";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { checkStoredVersion, OtherVersionError } from "../stored_version.ts";
+import { isOfReplica } from "./failures.ts";
 
 /**
  * Version of all keys and messages with one prefix. It is incremented with each change that other
@@ -9,8 +10,16 @@ import { checkStoredVersion, OtherVersionError } from "../stored_version.ts";
  */
 const VERSION = 1;
 
-/** Reads the mark, and sets it if there is none. */
+/**
+ * Reads the mark, and sets it if there is none. A replica replies with an error although it has the
+ * mark, because it also accepts publications, which reach no other node. Users without the
+ * permission for `INFO` can't know.
+ */
 const MARK = `
+local info = redis.pcall('INFO', 'replication')
+if type(info) == 'string' and string.find(info, 'role:slave', 1, true) then
+  return redis.error_reply("READONLY You can't write against a read only replica.")
+end
 local found = redis.pcall('GET', KEYS[1])
 if type(found) == 'table' then return 'a key of another type' end
 if found then return found end
@@ -26,6 +35,14 @@ interface MarkScript {
 /** Wait before the mark is read again if Redis did not return it, in milliseconds. */
 const RETRY_MS = 1_000;
 
+/** State before the mark matched. */
+interface MatchedAfter {
+  /** True if another version had written the data. */
+  readonly mismatch: boolean;
+  /** True if the server was a replica. */
+  readonly replica: boolean;
+}
+
 /** Collaborators and settings of a {@linkcode VersionMark}. */
 interface VersionMarkOptions {
   readonly runtime: Runtime;
@@ -33,20 +50,21 @@ interface VersionMarkOptions {
   readonly key: string;
   /** The prefix, for errors. */
   readonly prefix: string;
-  /** Called when the mark matches, for the first time or again after a mismatch. */
-  readonly onMatch: (isAgain: boolean) => void;
-  /** Called when the mark does not match, or can't be read. */
+  /** Called when the mark of a new connection matches, or when it matches after an error. */
+  readonly onMatch: (after: MatchedAfter) => void;
+  /** Called when the mark does not match, can't be read, or is a replica's. */
   readonly onError: (error: unknown) => void;
 }
 
 /**
- * The mark, which a node reads when it connects and with each heartbeat. A mark that is gone, for
- * example after `FLUSHALL`, is set again.
+ * The mark, which a node reads on each new connection before it uses it, and with each heartbeat. A
+ * mark that is gone, for example after `FLUSHALL`, is set again.
  */
 export class VersionMark implements Disposable {
   readonly #options: VersionMarkOptions;
   readonly #script: MarkScript;
   #matches = false;
+  #isOfReplica = false;
   #mismatch: OtherVersionError | undefined;
   #isReading = false;
   #retry: Timer | undefined;
@@ -58,7 +76,7 @@ export class VersionMark implements Disposable {
     this.#script = options.client as unknown as MarkScript;
   }
 
-  /** True once the mark matched; false while it does not. */
+  /** True once the mark matched on this connection; false while it does not. */
   get matches(): boolean {
     return this.#matches;
   }
@@ -73,6 +91,16 @@ export class VersionMark implements Disposable {
     if (this.#isReading || this.#isClosed) return;
     this.#isReading = true;
     void this.#read().finally(() => this.#isReading = false);
+  }
+
+  /**
+   * Called when the connection is lost. The next one may lead to another server.
+   *
+   * @param isOfReplica True if the connection was to a replica.
+   */
+  forget(isOfReplica: boolean): void {
+    this.#matches = false;
+    this.#isOfReplica ||= isOfReplica;
   }
 
   [Symbol.dispose](): void {
@@ -91,9 +119,9 @@ export class VersionMark implements Disposable {
         otherwise: "use another prefix",
       });
       if (this.#matches || this.#isClosed) return;
-      const isAgain = this.#mismatch !== undefined;
-      [this.#matches, this.#mismatch] = [true, undefined];
-      onMatch(isAgain);
+      const after = { mismatch: this.#mismatch !== undefined, replica: this.#isOfReplica };
+      [this.#matches, this.#mismatch, this.#isOfReplica] = [true, undefined, false];
+      onMatch(after);
     } catch (error) {
       if (this.#isClosed) return;
       if (error instanceof OtherVersionError) {
@@ -102,6 +130,7 @@ export class VersionMark implements Disposable {
         this.#mismatch = error;
         return onError(error);
       }
+      if (isOfReplica(error)) [this.#matches, this.#isOfReplica] = [false, true];
       // A connection that is lost reads the mark when it is open again.
       if (this.#matches || client.status !== "ready") return;
       onError(error);

@@ -132,18 +132,26 @@ export class BrokerLife {
    *
    * @param part The part of the store, of a bounded number, such as a stream.
    * @param reason The reason, with its remedy.
+   * @param options True if the store was reached after the outage that the status reports. By
+   * default, a rejection during an outage is a late reply, which leaves the status.
    */
-  refused(part: string, reason: string): void {
+  refused(
+    part: string,
+    reason: string,
+    { isNewest = false }: { readonly isNewest?: boolean } = {},
+  ): void {
     if (this.isClosed || this.status.isEnded) return;
     this.#runtime.clearTimeout(this.#refusals.get(part)?.timer);
     const timer = this.#runtime.setTimeout(() => this.accepted(part), REFUSAL_MS);
     this.#refusals.set(part, { reason, timer });
-    if (this.status.current.name !== "connected") return;
+    const { current } = this.status;
+    const isConnected = current.name === "connected";
+    if (this.#isRefusing || !isConnected && !isNewest) return;
     this.#isRefusing = true;
-    this.interruptions++;
+    if (isConnected) this.interruptions++;
     this.status.set({
       name: "interrupted",
-      since: this.#runtime.now(),
+      since: current.name === "interrupted" ? current.since : this.#runtime.now(),
       error: new BrokerError(reason),
       rejects: this.#words.waits ? undefined : true,
     });

@@ -112,3 +112,17 @@ Deno.test("BrokerLife.interrupted() follows a status of another thread that no l
   assertEquals(names, ["connected", "rejects", "interrupted"]);
   await life.close(() => Promise.resolve());
 });
+
+Deno.test("BrokerLife.refused() replaces an outage after which the store was reached", async () => {
+  using time = new FakeTime();
+  const { life, names } = start();
+  life.interrupted(new Error("away"));
+  time.tick(2_000);
+  life.refused("a", "a is a replica", { isNewest: true });
+  life.refused("a", "a is a replica", { isNewest: true });
+  assertEquals(issuesOf(life), ["The store has rejected writes for 2 s: a is a replica"]);
+  assertEquals(life.interruptions, 1);
+  life.accepted("a");
+  assertEquals(names, ["connected", "interrupted", "rejects", "connected"]);
+  await life.close(() => Promise.resolve());
+});

@@ -178,3 +178,45 @@ for (
     },
   });
 }
+
+Deno.test({
+  name:
+    "RedisBroker sends nothing to a Redis that became a replica, names the remedy, and continues",
+  ignore: isRedisMissing,
+  async fn() {
+    await using primary = await RedisServer.start();
+    await using server = await RedisServer.start();
+    const options = { giveUpMs: 60_000, heartbeatMs: 200 };
+    await using broker = new RedisBroker({ url: server.url }, options);
+    await using impatient = new RedisBroker({ url: server.url }, { ...options, giveUpMs: 1_000 });
+    const brokers = [broker, impatient];
+    await using hearing = new Hearing(impatient, "news");
+    await hearing.ready;
+    await append(broker, "kept", 1);
+    // No node writes in the meantime.
+    await server.run("replicaof", "127.0.0.1", `${primary.port}`);
+    for (const node of brokers) await statusIs(node, "interrupted");
+    const states: string[] = [];
+    using _watch = broker.status.observe(({ name }) => states.push(name));
+
+    const reason = /READONLY You can't write against a read only replica; connect to the primary/;
+    broker.publish({ topic: "news", payload: "waits" });
+    await rejectedSoon(() => append(impatient, "kept", 1), reason);
+    for (const node of brokers) {
+      await rejectedSoon(() => node.store.advance("key", 1, 1_000), reason);
+      assertMatch(node.issues()[0]!, /^Redis has rejected writes(?: for \d+ s)?: /);
+      assertMatch(node.issues()[0]!, reason);
+    }
+    assertEquals([hearing.payloads, broker.stats.waiting], [[], 1]);
+    // It is not healthy in between, although it connects again and again.
+    assertEquals(states, ["interrupted"]);
+
+    await server.run("replicaof", "no", "one");
+    await hearing.count(1);
+    await append(broker, "kept", 1);
+    for (const node of brokers) {
+      await statusIs(node, "connected");
+      assertEquals(node.issues(), []);
+    }
+  },
+});

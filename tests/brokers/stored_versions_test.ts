@@ -340,7 +340,8 @@ Deno.test({
 });
 
 Deno.test({
-  name: "The version mark in Redis waits for a server that is not a read-only replica",
+  name:
+    "The version mark in Redis waits for a server that is not a replica, with or without a mark",
   ignore: isRedisMissing,
   fn: async () => {
     await using primary = await RedisServer.start();
@@ -350,6 +351,14 @@ Deno.test({
     await using broker = new RedisBroker({ url: replica.url });
     await until(() => broker.issues().join().includes("READONLY"));
     assertEquals(await primary.keys(), []);
+    await using other = new RedisBroker({ url: primary.url });
+    await until(() => other.status.current.name === "connected");
+    await until(async () => await replica.run("get", "skein:version") === "1");
+    await using late = new RedisBroker({ url: replica.url });
+    for (const node of [broker, late]) {
+      await until(() => node.issues().join().includes("READONLY"));
+      assertEquals(node.status.current.name, "interrupted");
+    }
     await replica.run("replicaof", "no", "one");
     await until(() => broker.status.current.name === "connected");
     assertEquals(await replica.run("get", "skein:version"), "1");
