@@ -342,7 +342,7 @@ function readInfo(value: unknown, node: string): Omit<SessionInfo, "session"> | 
 }
 
 const encoder = new TextEncoder();
-const decoder = new TextDecoder();
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
 /**
  * Prefixes a message with its topic, which the receiver's queue uses to choose messages to drop.

@@ -95,7 +95,7 @@ const SQL = {
 };
 
 const encoder = new TextEncoder();
-const decoder = new TextDecoder();
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
 /** Returns the bytes that the file keeps for a text or bytes. */
 export function encodeBlob(content: string | Uint8Array): Uint8Array {

@@ -61,7 +61,8 @@ export function partsOf(
       }
       const end = at + 2 + view.getUint16(at);
       if (end > key.length) return undefined;
-      parts.push(new TextDecoder("utf-8", { fatal: true }).decode(key.subarray(at + 2, end)));
+      const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+      parts.push(decoder.decode(key.subarray(at + 2, end)));
       at = end;
     }
   } catch {

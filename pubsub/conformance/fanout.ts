@@ -106,6 +106,7 @@ export const BOTH: Record<string, Test> = {
     const received = await listen(far, id);
     const texts = [
       '{"topic":"a","data":"line\\nfeed \\u0000 \\" é € 😀 \u2028"}',
+      "\uFEFFafter a byte order mark",
       " ",
       "end",
     ];

@@ -287,7 +287,7 @@ export const HISTORY: Record<string, Test> = {
   "preserves text, bytes and the excepted session": withHistory(async (bench, near, far) => {
     const received = await bench.listen(bench.far, bench.id, { history: BOUNDS });
     const bytes = Uint8Array.from({ length: 256 }, (_, i) => i);
-    const text = '{"topic":"a","data":"line\\nfeed \\u0000 é € 😀 \u2028"}';
+    const text = '\uFEFF{"topic":"a","data":"line\\nfeed \\u0000 é € 😀 \u2028"}';
     await near.append({ topic: bench.id, payload: bytes, except: "session é 1" }, {
       bounds: BOUNDS,
     });

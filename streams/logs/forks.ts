@@ -191,7 +191,7 @@ function firstBytes(record: LogRecord, bytes: number): LogRecord {
   if (typeof record !== "string") return record.slice(0, bytes);
   const part = new TextEncoder().encode(record).slice(0, bytes);
   try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(part);
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(part);
   } catch {
     return part;
   }

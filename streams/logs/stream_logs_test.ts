@@ -183,7 +183,10 @@ Deno.test("StreamLogs forks a stream, whose records stay after its deletion", as
 Deno.test("StreamLogs repeats a part of a record at the start of a fork", async () => {
   await using bench = new Bench();
   const contentType = "text/plain";
-  const source = await bench.create("source", { contentType, records: ["one", "zwölf"] });
+  const source = await bench.create("source", {
+    contentType,
+    records: ["one", "zwölf", "\uFEFFthree"],
+  });
   const forkAt = async (id: string, position: number, subOffset: number) =>
     (await bench.streams.create(id, {
       fork: { source: "source", offset: formatOffset(source, position), subOffset },
@@ -200,7 +203,9 @@ Deno.test("StreamLogs repeats a part of a record at the start of a fork", async 
   const fork = { source: "source", offset: formatOffset(source, 1) };
   assertEquals((await bench.streams.create("c", { fork }) as { isSame: boolean }).isSame, true);
   assertEquals(await forkAt("d", 0, 4), "bad-offset");
-  assertEquals(await forkAt("e", 2, 1), "bad-offset");
+  assertEquals(await forkAt("e", 3, 1), "bad-offset");
+  assertEquals(await forkAt("f", 2, 4), "created");
+  assertEquals(await bench.read("f", 2), ["\uFEFFt"]);
   assertEquals(await forkAt("a", 1, 2), "exists");
 });
 
