@@ -1,6 +1,13 @@
 /** A copy of a database in use, made step by step. */
 import type { SQLInputValue } from "node:sqlite";
-import { type Connect, createTables, type Database, setMeta, type Statement } from "./database.ts";
+import {
+  type Connect,
+  createTables,
+  type Database,
+  isFull,
+  setMeta,
+  type Statement,
+} from "./database.ts";
 import type { ChangingTable, SqliteTransaction } from "./transaction.ts";
 
 /**
@@ -44,9 +51,8 @@ const CHANGING = { topics: "gone_topics", logs: "gone_logs" } as const;
  */
 export class FileCopy {
   readonly #source: Database;
+  readonly #path: string;
   readonly #target: Database;
-  readonly #begin: Statement;
-  readonly #commit: Statement;
   /** Statements by text, a few for each table. */
   readonly #statements = new Map<string, Statement>();
   /** Newest copied id of each table. */
@@ -54,7 +60,7 @@ export class FileCopy {
   /**
    * Newest id of the topics and logs at the start. Topics and logs with later ids count as changed.
    */
-  readonly #first: Readonly<Record<ChangingTable, number>>;
+  #first: Readonly<Record<ChangingTable, number>> = { topics: 0, logs: 0 };
   /**
    * Topics and logs that changed since the start; bounded by the topics and logs in use during the
    * copy.
@@ -69,18 +75,25 @@ export class FileCopy {
    *
    * @param path Path of a file that does not exist.
    * @param connect Opens the file.
+   * @throws If the file cannot be created. Parts of it may be left.
    */
   constructor(source: Database, path: string, connect: Connect) {
     this.#source = source;
-    this.#target = connect(path);
-    // The caller syncs the copy as a whole.
-    this.#target.exec("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF");
-    createTables(this.#target);
-    const newest = (table: ChangingTable) =>
-      Number(source.prepare(`SELECT max(id) AS id FROM ${table}`).get()!.id ?? 0);
-    this.#first = { topics: newest("topics"), logs: newest("logs") };
-    this.#begin = this.#target.prepare("BEGIN");
-    this.#commit = this.#target.prepare("COMMIT");
+    this.#path = path;
+    const target = this.#target = connect(path);
+    try {
+      this.#writing(() => {
+        // The caller syncs the copy as a whole.
+        target.exec("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF");
+        createTables(target);
+      });
+      const newest = (table: ChangingTable) =>
+        Number(source.prepare(`SELECT max(id) AS id FROM ${table}`).get()!.id ?? 0);
+      this.#first = { topics: newest("topics"), logs: newest("logs") };
+    } catch (error) {
+      target.close();
+      throw error;
+    }
   }
 
   /** Records the topics and logs that a transaction changed. */
@@ -91,17 +104,19 @@ export class FileCopy {
 
   /** Copies some rows. Returns true while many rows are left. */
   continue(): boolean {
-    this.#begin.run();
-    const isMore = GROWING.some((table) => this.#copyNext(table)) ||
-      this.#copyOwners("topics") || this.#copyOwners("logs");
-    this.#commit.run();
-    return isMore;
+    return this.#writing(() => {
+      this.#target.exec("BEGIN");
+      const isMore = GROWING.some((table) => this.#copyNext(table)) ||
+        this.#copyOwners("topics") || this.#copyOwners("logs");
+      this.#target.exec("COMMIT");
+      return isMore;
+    });
   }
 
   /** Copies the rest if `isComplete`, and closes the copy. */
   end(isComplete: boolean): void {
     try {
-      if (isComplete) this.#finish();
+      if (isComplete) this.#writing(() => this.#finish());
     } finally {
       this.#target.close();
     }
@@ -110,7 +125,7 @@ export class FileCopy {
   #finish(): void {
     while (this.continue());
     const target = this.#target;
-    this.#begin.run();
+    target.exec("BEGIN");
     for (const table of ["topics", "logs"] as const) {
       const ids = [...this.#changed[table]];
       for (const id of ids) target.prepare(`DELETE FROM ${table} WHERE id = ?`).run(id);
@@ -127,7 +142,17 @@ export class FileCopy {
     this.#copyRows("sqlite_sequence", "SELECT * FROM sqlite_sequence");
     this.#copyRows("meta", "SELECT * FROM meta");
     setMeta(target, "state", "copy");
-    this.#commit.run();
+    target.exec("COMMIT");
+  }
+
+  /** Names the copy if its disk is full, because the broker's own file accepts writes. */
+  #writing<T>(write: () => T): T {
+    try {
+      return write();
+    } catch (error) {
+      if (!isFull(error)) throw error;
+      throw new Error(`the disk of ${this.#path} is full`, { cause: error });
+    }
   }
 
   /** Copies the next topics or logs. Returns true if the step was full. */

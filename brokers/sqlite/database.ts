@@ -348,12 +348,14 @@ export function createTables(db: Database): void {
   db.exec(`PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${SCHEMA_VERSION}`);
 }
 
+const FULL = 13;
+
 /** Result codes of SQLite whose own texts would not help. */
 const REASONS: Readonly<Record<number, string>> = {
   5: "another process or broker has the file open",
   8: "the file cannot be written",
   11: "the file is damaged",
-  13: "the disk, or the file with its maxBytes, is full",
+  [FULL]: "the disk, or the file with its maxBytes, is full",
   26: "the file is not a SQLite database",
 };
 
@@ -370,6 +372,11 @@ export function isDamage(error: unknown): boolean {
 function whyUnopened(error: unknown, path: string): string {
   const reason = reasonOf(error);
   return reason.startsWith("unable to open") && faultOfPath(path) || reason;
+}
+
+/** True if the disk, or the file with its maximum size, is full. */
+export function isFull(error: unknown): boolean {
+  return ((error as { readonly errcode?: number }).errcode ?? 0) === FULL;
 }
 
 /** Describes an error of SQLite. */

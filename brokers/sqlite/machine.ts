@@ -20,7 +20,7 @@ export interface Machine {
   checkAbsent(path: string): Promise<void>;
   /** Syncs a file to disk, then renames it. */
   syncAs(path: string, name: string): Promise<void>;
-  /** Removes a file. */
+  /** Removes a file, if there is one. */
   remove(path: string): Promise<void>;
 }
 
@@ -70,7 +70,9 @@ export const thisMachine: Machine = {
   },
 
   async remove(path) {
-    await Deno.remove(path);
+    await Deno.remove(path).catch((error: unknown) => {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    });
   },
 };
 

@@ -330,8 +330,14 @@ export class SqliteBroker implements LogBroker {
     try {
       await this.#machine.checkAbsent(target);
       await this.#machine.checkAbsent(part);
-      await this.#copyTo(part, signal);
-      await this.#machine.syncAs(part, target);
+      try {
+        await this.#copyTo(part, signal);
+        await this.#machine.syncAs(part, target);
+      } catch (error) {
+        // The next backup reports a file that cannot be removed.
+        await this.#machine.remove(part).catch(() => {});
+        throw error;
+      }
     } catch (cause) {
       if (signal?.aborted || cause instanceof BrokerError) throw cause;
       throw new BrokerError(`Cannot back up: ${textOf(cause)}`, { cause });
@@ -429,15 +435,14 @@ export class SqliteBroker implements LogBroker {
 
   async #copyTo(path: string, signal: AbortSignal | undefined): Promise<void> {
     await this.#queue.call(["beginCopy", path]);
-    let isComplete = false;
     try {
       while (await this.#call(["continueCopy"])) signal?.throwIfAborted();
-      isComplete = true;
-    } finally {
+    } catch (error) {
       // Even a closing broker ends the copy.
-      await this.#queue.call(["endCopy", isComplete]);
-      if (!isComplete) await this.#machine.remove(path);
+      await this.#queue.call(["endCopy", false]).catch(() => {});
+      throw error;
     }
+    await this.#queue.call(["endCopy", true]);
   }
 
   #sweepLater(): void {

@@ -320,5 +320,38 @@ Deno.test("SqliteBroker.backup() copies a file on a simulated disk, and the copy
   assertEquals(library.connections, 0);
 });
 
+for (
+  const { kind, reason } of [
+    { kind: "full", reason: "Cannot back up: the disk of copy.db.part is full" },
+    { kind: "error", reason: "Cannot back up: " },
+  ] as const
+) {
+  Deno.test(`SqliteBroker.backup() leaves nothing behind after any write that fails, ${kind}`, async () => {
+    const simulation = new Simulation({ seed: 1 });
+    const disk = new SimulatedDisk(simulation, simulation.host("a"));
+    const sqlite = await SimulatedSqlite.load(simulation);
+    const during = async <T>(work: Promise<T>) => {
+      await Promise.allSettled([work, simulation.run(1_000)]);
+      return await work;
+    };
+    const broker = sqlite.open(disk, "a.db");
+    await during(broker.history.append({ topic: "a", payload: "one" }, { bounds: BOUNDS }));
+    const { connections } = library;
+    let failures = 0;
+    while (!disk.paths.includes("copy.db")) {
+      disk.fail({ kind, after: failures, times: Infinity });
+      const error = await during(broker.backup("copy.db")).then(() => undefined, (error) => error);
+      disk.heal();
+      if (error === undefined) break;
+      assert(error instanceof BrokerError && error.message.startsWith(reason), String(error));
+      assertEquals([disk.paths, library.connections], [["a.db", "a.db-wal"], connections]);
+      failures++;
+    }
+    assert(failures > 0);
+    await during(broker.close());
+    assertEquals(library.connections, 0);
+  });
+}
+
 // The subprocess's program.
 if (import.meta.main) console.log((await lives(5, 3)).digest);
