@@ -108,7 +108,7 @@ export class Drain {
    * @returns The result, once the last session has closed.
    */
   async run(sessions: readonly Session[]): Promise<DrainReport> {
-    this.#startedAt = this.#runtime.now();
+    this.#startedAt = this.#runtime.monotonic();
     const overMs = Math.min(this.#withinMs * SPREAD, sessions.length * MAX_SLOT_MS);
     this.#delays = spreadDelays(sessions.length, overMs, () => this.#runtime.random());
     const cut = () => this.#cutAll();
@@ -121,11 +121,12 @@ export class Drain {
     this.#runtime.clearTimeout(deadline);
     this.#runtime.clearTimeout(this.#walker);
     this.#signal?.removeEventListener("abort", cut);
-    return { closed: sessions.length - this.#cut, cut: this.#cut, tookMs: this.#elapsedMs };
+    const tookMs = Math.round(this.#elapsedMs);
+    return { closed: sessions.length - this.#cut, cut: this.#cut, tookMs };
   }
 
   get #elapsedMs(): number {
-    return Math.max(0, this.#runtime.now() - this.#startedAt);
+    return this.#runtime.monotonic() - this.#startedAt;
   }
 
   /** Sends each peer the time at which its session closes; until then, the session continues. */
@@ -147,7 +148,7 @@ export class Drain {
   #walk(sessions: readonly Session[]): void {
     const elapsedMs = this.#elapsedMs;
     while (this.#next < sessions.length && this.#delays[this.#next]! <= elapsedMs) {
-      this.#windUp(sessions[this.#next++]!, Math.max(1, this.#withinMs - elapsedMs));
+      this.#windUp(sessions[this.#next++]!, Math.max(1, Math.ceil(this.#withinMs - elapsedMs)));
     }
     if (this.#next === sessions.length || this.#open.size === 0) return;
     const waitMs = Math.max(1, this.#delays[this.#next]! - elapsedMs);

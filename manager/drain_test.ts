@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { platformRuntime } from "../base/runtime.ts";
+import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { CloseCode, LimitError } from "../errors.ts";
 import { Session } from "../session/session.ts";
 import type { Connection, ConnectionCloseInfo } from "../transport/connection.ts";
@@ -14,8 +14,17 @@ import {
 } from "../session/settings/session_settings.ts";
 
 /** Creates a manager whose runtime always draws the same number. */
-function managerDrawing(draw: number, limits: ManagerLimits = {}): SessionManager {
-  const runtime = Object.assign(platformRuntime(), { random: () => draw });
+function managerDrawing(
+  draw: number,
+  limits: ManagerLimits = {},
+  clocks: Partial<Runtime> = {},
+): SessionManager {
+  // A `FakeTime` leaves `performance.now()` as it is.
+  const runtime = Object.assign(platformRuntime(), {
+    random: () => draw,
+    monotonic: () => Date.now(),
+    ...clocks,
+  });
   return new SessionManager({ ...limits, runtime });
 }
 
@@ -118,6 +127,24 @@ Deno.test("SessionManager.drain() immediately sends each session its own delay, 
   // The goaway was sent once.
   assertEquals(peers.map(toldDelays), [[2], [7], [12], [17]]);
   assertEquals([manager.count, time.next()], [0, false]);
+});
+
+Deno.test("SessionManager.drain() closes all sessions in time although the clock is set back or ahead", async () => {
+  for (const jumpMs of [-3_600_000, 3_600_000]) {
+    using time = new FakeTime();
+    let setByMs = 0;
+    const manager = managerDrawing(0.5, {}, { now: () => Date.now() + setByMs });
+    join(manager, 200);
+    const report = manager.drain({ withinMs: 1_000 });
+    await pass(time, 100);
+    setByMs = jumpMs;
+    const before = manager.count;
+    await pass(time, 100);
+    assert(manager.count > 0 && manager.count < before, `${manager.count} sessions`);
+    await pass(time, 700);
+    const { closed, cut } = await report;
+    assertEquals([closed, cut], [200, 0]);
+  }
 });
 
 Deno.test("SessionManager.drain() serves messages until a session's time", async () => {
