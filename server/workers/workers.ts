@@ -390,10 +390,14 @@ export class Workers implements AsyncDisposable {
     } catch (error) {
       await thread.terminate(error as Error);
       slot.hasUdp = false;
+      // A worker that has started in the meantime left UDP to this one.
+      this.#handOverUdp();
       throw error;
     }
     this.#address ??= slot.facts.address;
     slot.state = "listening";
+    // The start of the worker to which this one left UDP may have failed since.
+    this.#handOverUdp();
     void thread.watch();
     const startedAt = this.#runtime.monotonic();
     void thread.ended.then((error) => {

@@ -241,3 +241,35 @@ property("each worker that ends is replaced, and exactly one has the UDP port", 
     assert(["draining", "down"].includes((await workers.health()).status));
   },
 });
+
+property("a worker serves WebTransport while the replacement of another one does not start", {
+  cases: fc.record({ fails: fc.nat(1) }),
+  async check(world, { fails }) {
+    const threads: FakeThread[] = [];
+    let hasStarted = false;
+    const start = ((init: WorkerInit) => {
+      const thread = new FakeThread(world, init, hasStarted && init.index === fails);
+      threads.push(thread);
+      return thread;
+    }) as unknown as StartThread;
+    const { runtime } = world.host("workers");
+    const workers = await Workers.start("workers:module", {
+      runtime,
+      workers: 2,
+      silentMs: SILENT_MS,
+      onListen() {},
+      onWorkerEnd() {},
+    }, { startThread: start });
+    hasStarted = true;
+    for (const thread of threads.slice()) thread.end();
+    const other = () => workers.states[1 - fails]!;
+    const listens = () => other().state === "listening" && other().starts === 2;
+    await world.until("a replacement", listens, REPLACED_MS);
+    // The start that fails may have begun first, and then has the port until it ends.
+    await world.pause(2 * ROUND_MS);
+    assert(other().hasWebTransport && workers.webTransportUrl !== "");
+    await world.pause(REPLACED_MS);
+    assert(other().hasWebTransport && workers.states[fails]!.starts > 2);
+    await workers.close();
+  },
+});
