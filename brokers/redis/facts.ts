@@ -1,6 +1,7 @@
 /** Numbers, claims and token buckets in Redis. */
 import type { Cluster, Redis } from "ioredis";
 import type { BrokerStore } from "../../pubsub/broker.ts";
+import { checkWellFormed } from "../../pubsub/broker/keys.ts";
 import type { Run } from "./failures.ts";
 import { checkName, type RedisNames } from "./format.ts";
 import { NOW, NUMBER_AT, TEXT } from "./prelude.ts";
@@ -97,6 +98,7 @@ export function redisStore({ client, names, run }: {
       return Number(await on(["row", key], "read a number", (row) => scripts.skeinNewest(row)));
     },
     async claim(scope, member, { max, ttlMs }) {
+      checkWellFormed(member);
       return await on(
         ["claims", scope],
         "claim",
@@ -104,6 +106,7 @@ export function redisStore({ client, names, run }: {
       ) === 1;
     },
     async release(scope, member) {
+      checkWellFormed(member);
       await on(["claims", scope], "release a claim", (claims) => client.zrem(claims, member));
     },
     claims: (scope) =>

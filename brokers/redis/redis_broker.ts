@@ -23,7 +23,7 @@ import type {
 import { DamageError, Damages } from "../../pubsub/broker/damage.ts";
 import { BrokerLife } from "../../pubsub/broker/life.ts";
 import { Listeners, ListenerTable } from "../../pubsub/broker/listeners.ts";
-import { MAX_TOPIC_KEYS, nameOfKey } from "../../pubsub/broker/keys.ts";
+import { checkWellFormed, MAX_TOPIC_KEYS, nameOfKey } from "../../pubsub/broker/keys.ts";
 import { Pace } from "../../pubsub/broker/pace.ts";
 import { lateLogs } from "../../streams/logs/late_logs.ts";
 import type { BrokerLogs, LogBroker } from "../../streams/logs/log.ts";
@@ -480,7 +480,10 @@ export class RedisBroker implements LogBroker {
     this.#life.checkCall("append");
     checkName(publication.topic);
     const { bounds, key: given } = options;
-    if (given !== undefined) checkName(nameOfKey(given));
+    if (given !== undefined) {
+      checkName(nameOfKey(given));
+      checkWellFormed(nameOfKey(given));
+    }
     const key = given ?? { producer: this.#producer, number: this.#number++ };
     const appended = Promise.withResolvers<Appended>();
     const tag = this.#tags.next();

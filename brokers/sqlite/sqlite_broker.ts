@@ -426,8 +426,14 @@ export class SqliteBroker implements LogBroker {
     return {
       advance: (key, number, windowMs) => this.#call(["advance", key, number, windowMs, now()]),
       newest: (key) => this.#call(["newest", key, now()]),
-      claim: (...args) => this.#call(["claim", ...args, now()]),
-      release: (...args) => this.#call(["release", ...args]),
+      claim: async (scope, member, options) => {
+        checkText(member);
+        return await this.#call(["claim", scope, member, options, now()]);
+      },
+      release: async (scope, member) => {
+        checkText(member);
+        await this.#call(["release", scope, member]);
+      },
       claims: (scope) => this.#call(["claims", scope, now()]),
       take: (...args) => this.#call(["take", ...args, now()]),
     };
@@ -472,13 +478,17 @@ export class SqliteBroker implements LogBroker {
   }
 }
 
-/** Rejects names that the file would truncate or confuse with others. */
 function checkName(name: string): void {
   checkNameBytes(name, MAX_NAME_BYTES);
-  if (!name.includes("\0") && name.isWellFormed()) return;
+  checkText(name);
+}
+
+/** Rejects texts that the file would truncate or confuse with others. */
+function checkText(text: string): void {
+  if (!text.includes("\0") && text.isWellFormed()) return;
   throw new RangeError(
-    `Cannot use topic or key: it must be well-formed and without zero characters, received ${
-      JSON.stringify(name)
+    `Cannot use topic, key or member: it must be well-formed and without zero characters, received ${
+      JSON.stringify(text)
     }`,
   );
 }

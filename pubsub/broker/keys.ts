@@ -32,6 +32,19 @@ export function nameOfKey(key: PublicationKey): string {
 }
 
 /**
+ * Rejects a text with lone surrogates, all of which become the same character in UTF-8.
+ *
+ * @param text A key of a publication, a producer, or the holder of a claim.
+ * @throws {RangeError} If the text is not well-formed.
+ */
+export function checkWellFormed(text: string): void {
+  if (text.isWellFormed()) return;
+  throw new RangeError(
+    `Cannot use key or member: it must be well-formed, received ${JSON.stringify(text)}`,
+  );
+}
+
+/**
  * Creates the error of an append whose key finds no room.
  *
  * @param retryAfterMs The time until the topic forgets its oldest key, in milliseconds.

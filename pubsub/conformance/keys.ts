@@ -79,6 +79,23 @@ export const KEYS: Record<string, Test> = {
     }
   }),
 
+  "separates keys and producers with lone surrogates, or rejects them": withHistory(
+    async (bench, near, far) => {
+      const texts = ["\ud800", "\udbff", "\ufffd"].map((end) => `${bench.id}${end}`);
+      for (
+        const keyOf of [(text: string) => text, (producer: string) => ({ producer, number: 1 })]
+      ) {
+        for (const [i, text] of texts.entries()) {
+          const appending = append(i % 2 === 0 ? near : far, bench.id, keyOf(text));
+          const appended = await appending.catch((error: unknown) => error);
+          const isNew = appended instanceof RangeError ||
+            (appended as Appended).position !== undefined;
+          if (!isNew) throw new Error(`Expected ${show(text)} to be new or rejected`);
+        }
+      }
+    },
+  ),
+
   "stores one of several concurrent publications with a key": withHistory(
     async (bench, near, far) => {
       for (const key of ["order-1", { producer: `p${bench.id}`, number: 1 }]) {

@@ -61,6 +61,17 @@ const STORE: Record<string, Test> = {
     same(await near.claims(`${id} other`), [], "the holders of claims of another key");
   }),
 
+  "separates the holders of claims with lone surrogates, or rejects them": withStore(
+    async ({ id }, near, far) => {
+      const claimed = [];
+      for (const [i, member] of ["a\ud800", "a\udbff", "a\ufffd"].entries()) {
+        const claim = () => (i % 2 === 0 ? near : far).claim(id, member, HOUR);
+        if (await isTaken(claim)) claimed.push(member);
+      }
+      same((await near.claims(id)).sort(), claimed, "the holders of claims");
+    },
+  ),
+
   "grants as many concurrent claims as there are slots": withStore(async ({ id }, near, far) => {
     const tries = Array.from(
       { length: 10 },
