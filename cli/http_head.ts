@@ -1,4 +1,5 @@
-/** HTTP/1.1 on a raw socket: the upgrade request and the head of the response. */
+/** HTTP/1.1 on a raw socket: a request, and the head and start of the response. */
+import { concat } from "../base/bytes.ts";
 
 /** Largest head of a response, in bytes. */
 const MAX_HEAD_BYTES = 65_536;
@@ -95,19 +96,42 @@ export async function readHead(source: ByteSource): Promise<HttpHead> {
  * @returns One line of at most 200 characters, without markup. It may be empty.
  */
 export async function bodyOf(source: ByteSource, { headers, rest }: HttpHead): Promise<string> {
+  const isChunked = /chunked\s*$/i.test(headers.get("transfer-encoding") ?? "");
+  const endsWithConnection = /^close$/i.test(headers.get("connection") ?? "");
+  const length = Number(headers.get("content-length") ?? (endsWithConnection ? Infinity : 0));
   const bytes = new Uint8Array(MAX_BODY_BYTES);
   const first = rest.subarray(0, MAX_BODY_BYTES);
   bytes.set(first);
   let end = first.length;
-  const wanted = Math.min(Number(headers.get("content-length") ?? 0), MAX_BODY_BYTES);
-  while (end < wanted) {
+  const isWhole = () => isChunked ? contentOf(bytes.subarray(0, end)).isWhole : end >= length;
+  while (end < MAX_BODY_BYTES && !isWhole()) {
     const count = await source.read(bytes.subarray(end));
     if (count === null) break;
     end += count;
   }
-  const text = new TextDecoder().decode(bytes.subarray(0, end));
+  const body = bytes.subarray(0, end);
+  const text = new TextDecoder().decode(isChunked ? contentOf(body).content : body);
   if (/^\s*</.test(text)) return "";
   return text.replace(/\s+/g, " ").trim().slice(0, 200);
+}
+
+/** Returns the content of chunks, which may be incomplete, and whether the last one has arrived. */
+function contentOf(
+  chunks: Uint8Array,
+): { readonly content: Uint8Array; readonly isWhole: boolean } {
+  const text = decoder.decode(chunks);
+  const parts: Uint8Array[] = [];
+  let at = 0;
+  let isWhole = false;
+  while (!isWhole && text.includes("\r\n", at)) {
+    const start = text.indexOf("\r\n", at) + 2;
+    const size = parseInt(text.slice(at, start), 16);
+    // The last chunk is empty. A malformed size ends the body, too.
+    isWhole = !(size > 0);
+    if (!isWhole) parts.push(chunks.subarray(start, start + size));
+    at = start + size + 2;
+  }
+  return { content: concat(parts), isWhole };
 }
 
 function parseHead(text: string, rest: Uint8Array): HttpHead {

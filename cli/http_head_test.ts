@@ -52,6 +52,26 @@ Deno.test("bodyOf() returns one short line without markup", async () => {
   assertEquals((await headOf("x".repeat(5_000))).length, 200);
 });
 
+Deno.test("bodyOf() reads chunks, and a body that ends with the connection", async () => {
+  const bodyIn = async (text: string, bytesAtOnce: number) => {
+    const source = sourceOf(text, bytesAtOnce);
+    return await bodyOf(source, await readHead(source));
+  };
+  const chunked = "HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n";
+  const plain = "HTTP/1.1 503 No\r\nConnection: close\r\n\r\n";
+  const cases = [
+    [`${chunked}6\r\nabc\r\n1\r\n3;x=y\r\n 2\n\r\n0\r\n\r\nmore`, "abc 1 2"],
+    [`${chunked}FF\r\nended early`, "ended early"],
+    [`${chunked}${"1\r\nx\r\n".repeat(5_000)}`, "x".repeat(171)],
+    [`${chunked}0\r\n\r\n`, ""],
+    [`${chunked}no size\r\n`, ""],
+    [`${plain}until the end`, "until the end"],
+  ] as const;
+  for (const [text, body] of cases) {
+    for (const bytesAtOnce of [1, 7, 4_096]) assertEquals(await bodyIn(text, bytesAtOnce), body);
+  }
+});
+
 Deno.test("requestText() requests path and query, with the host and further headers", () => {
   const url = new URL("ws://localhost:8000/chat?token=a#b");
   assertEquals(
