@@ -2,7 +2,7 @@
 import { textOf } from "../../base/error_text.ts";
 import { within } from "../../base/wait.ts";
 import { publicUrl } from "../../transport/url.ts";
-import { type Command, CommandError, Exit } from "../command.ts";
+import { type Command, CommandError, Exit, usageError } from "../command.ts";
 import { type Context, plainText } from "../context.ts";
 
 /** Longest wait for the server's response, in milliseconds. */
@@ -84,7 +84,7 @@ async function check(
   // `fetch` rejects a URL with a password.
   target.username = target.password = "";
   const { username, password } = address;
-  const pair = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
+  const pair = `${decoded(username)}:${decoded(password)}`;
   const credentials = `Basic ${new TextEncoder().encode(pair).toBase64()}`;
   try {
     const asked = async () => {
@@ -109,6 +109,15 @@ async function check(
     });
   } finally {
     end.abort();
+  }
+}
+
+/** Decodes the user or the password of a URL. */
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    throw usageError("Cannot read URL: user and password must be percent-encoded as UTF-8");
   }
 }
 

@@ -183,3 +183,9 @@ Deno.test("inspect exits with 130 at Ctrl-C", async () => {
   assertEquals(await main(["inspect", `localhost:${server.addr.port}`], context), 130);
   stuck.resolve(new Response());
 });
+
+Deno.test("inspect rejects a user or password that is not percent-encoded", async () => {
+  const { code, err, opened } = await inspect(() => html(PAGE), { path: "ops:a%zz@/" });
+  assertEquals([code, opened], [2, []]);
+  assertStringIncludes(err, "user and password must be percent-encoded as UTF-8");
+});

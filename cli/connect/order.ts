@@ -153,8 +153,8 @@ function parsePosition(text: unknown): HistoryPosition {
 }
 
 function parseLast(value: unknown): number {
-  const last = Number(value);
-  if (Number.isSafeInteger(last) && last > 0) return last;
+  const last = typeof value === "string" ? Number(value) : value;
+  if (Number.isSafeInteger(last) && last as number > 0) return last as number;
   throw new SyntaxError(
     `Cannot subscribe: last must be a positive integer, received ${JSON.stringify(value)}`,
   );

@@ -63,6 +63,10 @@ Deno.test("parseOrder() says what is wrong with a line", () => {
     ["pub chat {a: 1}", "Cannot publish: data must be JSON, received {a: 1}"],
     ["unsub chat now", 'Cannot unsubscribe: unexpected "now"'],
     ["stats now", 'Cannot stats: unexpected "now"'],
+    [
+      '{"command": "sub", "topic": "a", "last": true}',
+      "Cannot subscribe: last must be a positive integer, received true",
+    ],
     ["{", "Cannot run: data must be JSON, received {"],
     ['{"topic": "x"}', 'Cannot run: "command" must be a string'],
     ['{"command": "ask", "topic": 1}', "Cannot request: topic must be a string"],
