@@ -11,20 +11,17 @@ import { isOfReplica } from "./failures.ts";
 const VERSION = 1;
 
 /**
- * Reads the mark, and sets it if there is none. A replica replies with an error although it has the
- * mark, because it also accepts publications, which reach no other node. Users without the
- * permission for `INFO` can't know.
+ * Sets the mark if there is none, and reads it. A replica rejects even a write without effect, and
+ * so replies with an error although it has the mark: it would accept publications, which reach no
+ * other node.
  */
 const MARK = `
-local info = redis.pcall('INFO', 'replication')
-if type(info) == 'string' and string.find(info, 'role:slave', 1, true) then
-  return redis.error_reply("READONLY You can't write against a read only replica.")
-end
+local written = redis.pcall('SETNX', KEYS[1], ARGV[1])
+local rejection = type(written) == 'table' and written.err
 local found = redis.pcall('GET', KEYS[1])
+if rejection and (not found or string.find(rejection, '^READONLY')) then return written end
 if type(found) == 'table' then return 'a key of another type' end
-if found then return found end
-redis.call('SET', KEYS[1], ARGV[1])
-return ARGV[1]
+return found
 `;
 
 /** The script, as a command of a client. */

@@ -148,7 +148,7 @@ export class BrokerLife {
     const isConnected = current.name === "connected";
     if (this.#isRefusing || !isConnected && !isNewest) return;
     this.#isRefusing = true;
-    if (isConnected) this.interruptions++;
+    if (this.#wasConnected) this.interruptions++;
     this.status.set({
       name: "interrupted",
       since: current.name === "interrupted" ? current.since : this.#runtime.now(),

@@ -112,6 +112,16 @@ function readText(keys: Keyspace, key: ByteString): ByteString | undefined {
 export const COMMANDS: ReadonlyMap<string, CommandRule> = new Map(Object.entries<CommandRule>({
   GET: { arity: 2, run: (keys, [, key]) => readText(keys, key!) ?? null },
   SET: { arity: -3, isWrite: true, needsMemory: true, run: set },
+  SETNX: {
+    arity: 3,
+    isWrite: true,
+    needsMemory: true,
+    run: (keys, command) => {
+      if (keys.find(command[1]!) !== undefined) return 0;
+      set(keys, command);
+      return 1;
+    },
+  },
   APPEND: {
     arity: 3,
     isWrite: true,
