@@ -1,9 +1,8 @@
 /** The broadcasts that a program publishes, and their handlers. */
-import type { OptionKinds } from "../../base/options/options.ts";
-import { checkType } from "../../base/error_text.ts";
+import { checkType, describe } from "../../base/error_text.ts";
+import type { CheckOption, OptionKinds } from "../../base/options/options.ts";
 import { checkOptions, listOf, POSITIVE, RUNTIME } from "../../base/options/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import { describe } from "../../base/error_text.ts";
 import type { Quotas } from "../../base/quotas/shares.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { TrackInfoMessage } from "../wire/messages.ts";
@@ -113,7 +112,7 @@ export type TrackHandler = TrackServer | TrackServer["serveTrack"];
 
 /** The options for {@linkcode TrackMux.publish}. */
 export interface MoqPublishOptions {
-  /** Ids of the relays that the broadcast has already passed. Empty by default. */
+  /** Ids of the relays that the broadcast has already passed: 0 to 2^62 - 1. Empty by default. */
   readonly hops?: readonly bigint[] | undefined;
   /** Withdraws the broadcast. */
   readonly signal?: AbortSignal | undefined;
@@ -150,6 +149,7 @@ export interface MoqPublication extends Disposable {
    * Announces the broadcast again after its route has changed. Subscriptions continue.
    *
    * @param hops Ids of the relays that the broadcast passed through.
+   * @throws {RangeError} If an id is not from 0 to 2^62 - 1.
    */
   reannounce(hops: readonly bigint[]): void;
   /** Withdraws the broadcast. Idempotent. */
@@ -199,7 +199,23 @@ const OPTIONS: OptionKinds<TrackMuxOptions> = {
   runtime: RUNTIME,
 };
 
-const PUBLISH: OptionKinds<MoqPublishOptions> = { hops: listOf("bigint"), signal: "AbortSignal" };
+/** The first number that does not fit into the 62 bits of an id. */
+const HOP_LIMIT = 1n << 62n;
+
+const BIGINTS = listOf("bigint");
+
+/** Check of hops: an id that no message can carry would end the announcements to every peer. */
+const HOPS: CheckOption = (value, place) => {
+  BIGINTS(value, place);
+  (value as readonly bigint[]).forEach((hop, i) => {
+    if (hop >= 0n && hop < HOP_LIMIT) return;
+    throw new RangeError(
+      `Cannot ${place.verb}: ${place.path}[${i}] must be from 0 to 2^62 - 1, received ${hop}`,
+    );
+  });
+};
+
+const PUBLISH: OptionKinds<MoqPublishOptions> = { hops: HOPS, signal: "AbortSignal" };
 
 /**
  * Routes requests of peers to handlers, and announces published broadcasts. One mux serves many
@@ -258,7 +274,7 @@ export class TrackMux {
     checkOptions("create mux", options, OPTIONS);
     const { runtime = platformRuntime(), maxBroadcasts = 100_000 } = options;
     const { hopId = randomHopId(runtime) } = options;
-    if (hopId < 1n || hopId >= 1n << 62n) {
+    if (hopId < 1n || hopId >= HOP_LIMIT) {
       throw new RangeError(
         `Cannot create mux: hopId must be from 1 to 2^62 - 1, received ${hopId}`,
       );
@@ -281,7 +297,7 @@ export class TrackMux {
    * @returns The publication; disposing it withdraws the broadcast.
    * @throws {MoqError} If the path is already published (`duplicated`), or there are too many
    * broadcasts.
-   * @throws {RangeError} If the path has too many parts or bytes.
+   * @throws {RangeError} If the path has too many parts or bytes, or an id in `hops` is out of range.
    * @throws {TypeError} If the handler is not a function and has no `serveTrack()`.
    */
   publish(path: string, handler: TrackHandler, options: MoqPublishOptions = {}): MoqPublication {
@@ -319,6 +335,7 @@ export class TrackMux {
         return !controller.signal.aborted;
       },
       reannounce: (newHops) => {
+        HOPS(newHops, { verb: "reannounce", path: "hops" });
         if (controller.signal.aborted) return;
         const previous = broadcast.hops;
         broadcast.hops = newHops;

@@ -70,6 +70,28 @@ Deno.test("TrackMux.publish() rejects a duplicate path, and too many paths", () 
   assertThrows(() => mux.publish("/x".repeat(33), nobody), RangeError);
 });
 
+Deno.test("TrackMux rejects hops that no message can carry, and announces nothing", () => {
+  const mux = new TrackMux();
+  const all = watched(mux, "/");
+  const last = (1n << 62n) - 1n;
+  const publication = mux.publish("/a", nobody, { hops: [0n, last] });
+  for (const hop of [-1n, last + 1n]) {
+    const rule = `hops[1] must be from 0 to 2^62 - 1, received ${hop}`;
+    const hops = [5n, hop];
+    assertThrows(() => mux.publish("/b", nobody, { hops }), RangeError, `Cannot publish: ${rule}`);
+    assertThrows(() => publication.reannounce(hops), RangeError, `Cannot reannounce: ${rule}`);
+  }
+  for (const [hops, kind] of [[undefined, "undefined"], [5n, "bigint"]] as const) {
+    assertThrows(
+      () => publication.reannounce(hops as never),
+      TypeError,
+      `Cannot reannounce: hops must be an array, received ${kind}`,
+    );
+  }
+  assertEquals(mux.announcements("/").map(({ hops }) => hops), [[0n, last]]);
+  assertEquals(all.seen, ["+/a"]);
+});
+
 Deno.test("TrackMux.publish() withdraws with its signal, and keeps no listener on it", () => {
   const mux = new TrackMux();
   const controller = new AbortController();
