@@ -43,8 +43,9 @@ export class DraftAnnouncer {
 
   /** Starts to announce all broadcasts to a server. */
   start(): void {
-    const { mux, session } = this.#peer.context;
-    if (session.side !== "client") return;
+    const { mux, session, signal } = this.#peer.context;
+    // The session may have closed during its own setup.
+    if (session.side !== "client" || signal.aborted) return;
     this.#watch = mux.watch("/", ({ path, active, hops }) => {
       if (active && this.#isWanted(path, hops)) this.#publish(path);
       else this.#withdraw(path);

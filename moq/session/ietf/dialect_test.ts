@@ -4,7 +4,9 @@ import { moqEnds } from "../../../tests/moq/network.ts";
 import { HandPeer } from "../../../tests/moq/peer.ts";
 import { soon, turns, until } from "../../../tests/waiting.ts";
 import { directStream } from "../../../transport/direct.ts";
+import { memoryPair } from "../../../transport/memory/memory.ts";
 import { MoqRelay } from "../../live/relay.ts";
+import { MoqSession } from "../session.ts";
 import { TrackMux } from "../../track/mux.ts";
 import type { TrackReader } from "../../track/track_reader.ts";
 import { MoqError } from "../../wire/errors.ts";
@@ -52,6 +54,30 @@ for (const { version, draft } of DRAFTS) {
     encodeDraftSubscribe({ requestId, path, track: "b", parameters }, draft).toHex();
   const update = (requestId: number, parameters: DraftParameters) =>
     encodeRequestUpdate({ requestId, parameters }, draft).toHex();
+
+  Deno.test(`${version}: a client that closes during its setup no longer watches its mux`, async () => {
+    const mux = new TrackMux();
+    let watching = 0;
+    const watch = mux.watch.bind(mux);
+    mux.watch = (...about) => {
+      watching++;
+      const handle = watch(...about);
+      return {
+        [Symbol.dispose]() {
+          watching--;
+          handle[Symbol.dispose]();
+        },
+      };
+    };
+    const pair = memoryPair({ protocol: version });
+    // A stream of a type that is in no draft.
+    const stream = directStream(await pair.server.createUnidirectionalStream());
+    await stream.write(Uint8Array.of(0x2f, 0));
+    const session = await soon(MoqSession.open(pair.client, { side: "client", mux }));
+    assertEquals((await soon(session.closed)).reason, "protocolViolation");
+    await turns();
+    assertEquals(watching, 0);
+  });
 
   Deno.test(`${version}: a subscription that wants no objects yet starts them with an update`, async () => {
     await using peer = await HandPeer.open(version, { mux: oneGroup() });
