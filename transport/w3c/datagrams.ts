@@ -290,6 +290,7 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
    * @throws {DOMException} `InvalidStateError` if the session has ended.
    */
   createWritable(options: WebTransportSendOptions = {}): WebTransportDatagramsWritable {
+    options ??= {}; // Web IDL treats null as an empty dictionary.
     this.#owner.groupOf(options.sendGroup ?? null, "TypeError");
     if (this.#owner.isOver()) throw invalidState("create writable");
     return this.#createWritable(options);

@@ -61,7 +61,7 @@ export class WebTransportError extends DOMException {
     options: WebTransportErrorOptions = {},
   ) {
     const isInit = typeof message === "object" && message !== null;
-    const { source = "stream", streamErrorCode = null, cause } = isInit ? message : options;
+    const { source = "stream", streamErrorCode = null, cause } = isInit ? message : options ?? {};
     super(isInit ? message.message ?? "" : message, "WebTransportError");
     if (source !== "stream" && source !== "session") {
       throw new TypeError(

@@ -310,6 +310,18 @@ Deno.test("WebTransport.createSendGroup() counts streams together", async () => 
   );
 });
 
+Deno.test("WebTransport treats null as an empty dictionary", async () => {
+  await using echo = await openEcho();
+  const { transport } = echo;
+  const none = null as never;
+  assertEquals((await transport.createUnidirectionalStream(none)).sendOrder, 0);
+  assertEquals((await transport.createBidirectionalStream(none)).writable.sendOrder, 0);
+  assertEquals(transport.datagrams.createWritable(none).sendOrder, 0);
+  assertEquals(new WebTransportError("", none).source, "stream");
+  transport.close(none);
+  assertEquals(await soon(transport.closed), { closeCode: 0, reason: "" });
+});
+
 Deno.test("WebTransport.incomingUnidirectionalStreams rejects streams after it is cancelled", async () => {
   await using peer = new WebTransportPeer();
   await using transport = new WebTransport(peer.url, peer.trust);

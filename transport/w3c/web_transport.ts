@@ -367,6 +367,7 @@ export class WebTransport implements AsyncDisposable {
   async createBidirectionalStream(
     options: WebTransportSendStreamOptions = {},
   ): Promise<WebTransportBidirectionalStream> {
+    options ??= {}; // Web IDL treats null as an empty dictionary.
     const stream = await this.#open(
       options,
       (session, wireOptions) => session.createBidirectionalStream(wireOptions),
@@ -388,6 +389,7 @@ export class WebTransport implements AsyncDisposable {
   async createUnidirectionalStream(
     options: WebTransportSendStreamOptions = {},
   ): Promise<WebTransportSendStream> {
+    options ??= {};
     const half = await this.#open(
       options,
       (session, wireOptions) => session.openUnidirectional(wireOptions),
@@ -416,7 +418,7 @@ export class WebTransport implements AsyncDisposable {
    * @param closeInfo The code, 0 by default, and the reason, empty by default.
    */
   close(closeInfo: WebTransportCloseInfo = {}): void {
-    const { closeCode = 0, reason = "" } = closeInfo;
+    const { closeCode = 0, reason = "" } = closeInfo ?? {};
     const info = { closeCode: closeCode >>> 0, reason: String(reason).toWellFormed() };
     if (this.#isOver) return;
     if (this.#state === "connecting") {
