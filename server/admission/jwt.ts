@@ -26,6 +26,7 @@ import {
   type JWTVerifyGetKey,
   type JWTVerifyOptions,
 } from "jose";
+import { describe } from "../../base/error_text.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { AuthenticationError } from "../../errors.ts";
 import { checkOptions, listOf, RUNTIME, TIME } from "../../base/options/option_checks.ts";
@@ -150,7 +151,12 @@ const OPTIONS: OptionKinds<JwtOptions> = {
   issuer: "string",
   jwks: "string or object",
   runtime: RUNTIME,
-  secret: "string or object",
+  secret(value) {
+    if (typeof value === "string" || value instanceof Uint8Array) return;
+    throw new TypeError(
+      `Cannot create jwt: secret must be a string or a Uint8Array, received ${describe(value)}`,
+    );
+  },
 };
 
 type Claims = Readonly<Record<string, unknown>>;

@@ -309,6 +309,8 @@ Deno.test("jwt() rejects contradictory options", () => {
   const types: [options: JwtOptions, text: string][] = [
     [{}, "jwks or secret is missing"],
     [{ jwks, secret: SECRET }, "jwks and secret exclude each other"],
+    [{ secret: {} } as JwtOptions, "secret must be a string or a Uint8Array, received Object"],
+    [{ secret: SECRET.buffer } as object, "or a Uint8Array, received ArrayBuffer"],
     [{ secret: SECRET }, "a secret needs algorithms"],
     [{ secret: SECRET, algorithms: [] }, "a secret needs algorithms"],
     [{ secret: SECRET, algorithms: ["none"] }, 'received "none"'],
