@@ -8,6 +8,7 @@ import {
   RUNTIME,
   SIGNAL,
   TIME,
+  wrongKind,
 } from "../../base/options/option_checks.ts";
 import { TimeoutError } from "../../errors.ts";
 import { Attempts } from "../../base/attempts.ts";
@@ -16,7 +17,7 @@ import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
 import { anySignal, pause, startTimer, within } from "../../base/wait.ts";
 import { textOf } from "../../base/error_text.ts";
-import type { MoqCloseInfo, MoqSession } from "../session/session.ts";
+import { type MoqCloseInfo, MoqSession } from "../session/session.ts";
 import { TrackMux } from "../track/mux.ts";
 import { MoqError } from "../wire/errors.ts";
 import { dialMoq, type DialMoqOptions } from "./dial.ts";
@@ -213,6 +214,8 @@ function isSameOrigin(there: URL, here: URL | undefined): boolean {
 const MAX_CLIENT_TRACKS = 16_384;
 
 const MAX_CLIENT_PREFIXES = 1_024;
+
+const DIALED_AS = { verb: "connect", path: "the result of dial" };
 
 const CLIENT: OptionKinds<MoqClientOptions> = {
   allowMigration: "function",
@@ -549,6 +552,7 @@ export class MoqClient implements AsyncDisposable {
     signal.addEventListener("abort", giveUp, { once: true });
     const begin = async () => {
       const session = await dial(attempt.signal, { mux, uri });
+      if (!(session instanceof MoqSession)) throw wrongKind(session, "MoqSession", DIALED_AS);
       if (session.mux === mux) return session;
       session.close();
       throw new TypeError("Cannot connect: dial must open its session with the mux of its context");

@@ -328,6 +328,17 @@ Deno.test("MoqClient() calls allowMigration, and returns to the usual URL afterw
   ]);
 });
 
+Deno.test("MoqClient() is rejected if dial returns no session", async () => {
+  for (const [made, kind] of [[undefined, "undefined"], [{}, "Object"]] as const) {
+    await using client = new MoqClient({ dial: () => Promise.resolve(made as never) });
+    const { name, error } = await client.closed;
+    assertEquals([name, String(error)], [
+      "rejected",
+      `TypeError: Cannot connect: the result of dial must be a MoqSession, received ${kind}`,
+    ]);
+  }
+});
+
 Deno.test("MoqClient() closes a session that opens too late, and one with another mux", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();

@@ -396,7 +396,7 @@ export class MoqRelay implements AsyncDisposable {
    * closed.
    */
   accept(session: MoqSession): Promise<void> {
-    if (session.mux !== this.mux) {
+    if (session?.mux !== this.mux) {
       throw new TypeError("Cannot accept session: it must have the mux of the relay");
     }
     if (this.#sessions.has(session)) {

@@ -462,6 +462,7 @@ Deno.test("MoqRelay.accept() rejects invalid options", async () => {
   await using net = new RelayNet();
   const relay = net.relay();
   const { server, client } = await net.join(relay);
+  assertThrows(() => relay.accept(undefined as never), TypeError, "it must have the mux of");
   assertThrows(() => relay.accept(server), TypeError);
   assertThrows(() => relay.accept(client), TypeError);
   relay.close();

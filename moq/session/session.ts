@@ -1,10 +1,14 @@
 /** A MoQ session: requests in both directions, over any connection with streams. */
 import { BITRATE } from "./bitrate_monitor.ts";
-import type { OptionKinds } from "../../base/options/options.ts";
+import type { NumberCheck, OptionKinds } from "../../base/options/options.ts";
 import {
+  checkGiven,
+  checkKinds,
   checkOptions,
   COUNT,
+  numberIn,
   objectOr,
+  objectWith,
   POSITIVE,
   RUNTIME,
   SIGNAL,
@@ -278,11 +282,17 @@ const PROBE: OptionKinds<NonNullable<Parameters<MoqSession["probe"]>[0]>> = {
   targetBitrate: COUNT,
 };
 
+const MEASURED: NumberCheck = numberIn({ min: 0, max: Number.MAX_VALUE });
+
+const REPORT: OptionKinds<PeerUpdate> = { bitrate: MEASURED, rttMs: MEASURED };
+
 const GOAWAY: OptionKinds<NonNullable<Parameters<MoqSession["goaway"]>[0]>> = {
   signal: "AbortSignal",
   timeoutMs: TIME,
   uri: "string",
 };
+
+const CONNECTION = objectWith("Connection", "close");
 
 type ResolvedOptions = MoqSessionOptions & { readonly runtime: Runtime };
 
@@ -405,6 +415,7 @@ export class MoqSession implements AsyncDisposable {
    * @returns The session, after its setup.
    * @throws {UnsupportedError} If the connection has no streams.
    * @throws {RangeError} If a limit is not a positive integer.
+   * @throws {TypeError} If the first argument is not a connection.
    * @throws {MoqError} If there is no common version, or the peer rejected the setup.
    * @throws {ProtocolError} If the peer's setup is malformed.
    * @throws {ConnectionError} If the connection closed during the setup.
@@ -412,6 +423,7 @@ export class MoqSession implements AsyncDisposable {
    */
   static async open(connection: Connection, options: MoqSessionOptions): Promise<MoqSession> {
     checkOptions("open session", options, MOQ_SESSION);
+    CONNECTION(connection, { verb: "open session", path: "connection" });
     const { setupTimeoutMs = 10_000, side, signal, runtime = platformRuntime() } = options;
     try {
       return await within(
@@ -586,9 +598,7 @@ export class MoqSession implements AsyncDisposable {
    */
   subscribe(path: string, name: string, options: MoqSubscribeOptions = {}): Promise<TrackReader> {
     checkOptions("subscribe", options, SUBSCRIBE);
-    if (typeof name !== "string") {
-      throw new TypeError(`Cannot subscribe: name must be a string, received ${describe(name)}`);
-    }
+    checkName("subscribe", name);
     return this.#dialect.subscribe(broadcastPath(path), name, options);
   }
 
@@ -600,6 +610,7 @@ export class MoqSession implements AsyncDisposable {
    * @param options The number of the group, the priority, and an abort signal.
    * @returns The frames of the group, as they arrive.
    * @throws {UnsupportedError} If the version has no FETCH.
+   * @throws {TypeError} If the path or the name is not a string, or `group` is missing.
    */
   async fetch(
     path: string,
@@ -611,6 +622,8 @@ export class MoqSession implements AsyncDisposable {
     },
   ): Promise<GroupReader> {
     checkOptions("fetch", options, FETCH);
+    checkGiven(options.group, "number", { verb: "fetch", path: "group" });
+    checkName("fetch", name);
     return await this.#dialect.fetch(broadcastPath(path), name, options);
   }
 
@@ -622,6 +635,7 @@ export class MoqSession implements AsyncDisposable {
    * @param options A signal that ends the wait.
    * @returns The priority, order, cache and timescale of the track.
    * @throws {UnsupportedError} If the version has no such request.
+   * @throws {TypeError} If the path or the name is not a string.
    */
   async trackInfo(
     path: string,
@@ -629,6 +643,7 @@ export class MoqSession implements AsyncDisposable {
     options: { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<TrackInfoMessage> {
     checkOptions("read track info", options, SIGNAL);
+    checkName("read track info", name);
     return await this.#dialect.trackInfo(broadcastPath(path), name, options);
   }
 
@@ -653,8 +668,10 @@ export class MoqSession implements AsyncDisposable {
    * Reports the outgoing bitrate to the peer: by SESSION_UPDATE, or to all probes of the peer.
    *
    * @param update The measurement.
+   * @throws {RangeError} If a number is negative or not finite.
    */
   report(update: PeerUpdate): void {
+    checkKinds(update, REPORT, { verb: "report", path: "update" });
     this.#reports.report(update);
   }
 
@@ -791,6 +808,11 @@ export class MoqSession implements AsyncDisposable {
     this.#context.streams?.end();
     this.#closed.resolve(info);
   }
+}
+
+function checkName(verb: string, name: unknown): void {
+  if (typeof name === "string") return;
+  throw new TypeError(`Cannot ${verb}: name must be a string, received ${describe(name)}`);
 }
 
 function localEnd(

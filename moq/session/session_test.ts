@@ -288,6 +288,32 @@ Deno.test("MoqSession.subscribe() rejects a track without a name", async () => {
   );
 });
 
+Deno.test("MoqSession names the argument that is missing or wrong", async () => {
+  await using ends = await wiredEnds("moq-lite-05");
+  const { client } = ends;
+  const none = undefined as never;
+  const calls: readonly [text: string, call: () => unknown][] = [
+    ["Cannot fetch: name must be a string", () => client.fetch("/a", none, { group: 1 })],
+    ["Cannot fetch: group must be a number", () => client.fetch("/a", "b", {} as never)],
+    ["Cannot read track info: name must be a string", () => client.trackInfo("/a", none)],
+    ["Cannot report: update must be an object", () => client.report(none)],
+    [
+      "Cannot open session: connection must be a Connection",
+      () => MoqSession.open(none, { side: "client" }),
+    ],
+  ];
+  for (const [text, call] of calls) {
+    await assertRejects(async () => await call(), TypeError, `${text}, received undefined`);
+  }
+  for (const bitrate of [-1, NaN, Infinity]) {
+    assertThrows(
+      () => client.report({ bitrate, rttMs: undefined }),
+      RangeError,
+      `Cannot report: update.bitrate must be a finite number of 0 or more, received ${bitrate}`,
+    );
+  }
+});
+
 Deno.test("MoqSession closes with its signal, and keeps no listener on it", async () => {
   const controller = new AbortController();
   await using ends = await wiredEnds("moq-lite-05", { client: { signal: controller.signal } });
