@@ -13,6 +13,7 @@ import {
 import { TimeoutError } from "../../errors.ts";
 import { Attempts } from "../../base/attempts.ts";
 import { Backoff } from "../../base/backoff.ts";
+import { DecisionFault } from "../../base/decision.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
 import { anySignal, pause, startTimer, within } from "../../base/wait.ts";
@@ -47,7 +48,8 @@ export interface MoqClientOptions {
   ) => Promise<MoqSession>;
   /**
    * The URL that `dial` connects to, for comparison with the URL of a GOAWAY; without it, no URL
-   * counts as the same origin.
+   * counts as the same origin. If the function throws, the client follows no URL, and the session's
+   * `onError` receives the error.
    */
   readonly url?: string | URL | (() => string | URL | undefined) | undefined;
   /**
@@ -72,10 +74,10 @@ export interface MoqClientOptions {
    */
   readonly connectTimeoutMs?: number | undefined;
   /**
-   * Decides whether to follow the URL of a GOAWAY for one session; an error counts as `false`. By
-   * default the client only follows a URL of the same origin (scheme, host and port), because
-   * another server would receive the published broadcasts, and could send forged ones. If it does
-   * not follow the URL, it reconnects to the usual one.
+   * Decides whether to follow the URL of a GOAWAY for one session; an error counts as `false`, and
+   * the session's `onError` receives it. By default the client only follows a URL of the same origin
+   * (scheme, host and port), because another server would receive the published broadcasts, and
+   * could send forged ones. If it does not follow the URL, it reconnects to the usual one.
    */
   readonly allowMigration?: ((to: URL, from: URL | undefined) => boolean) | undefined;
   /**
@@ -182,24 +184,29 @@ function exhaustedError({ error }: Cause, attempts: number, ms: number): MoqErro
  * Decides whether to follow the URL of a GOAWAY.
  *
  * @param uri The URL in GOAWAY: absolute, or relative to the current URL.
- * @param from The current URL, if known.
+ * @param url The current URL, if known.
  * @param allow The application's rule; without it, only the same origin is allowed.
  * @returns The URL to connect to; `undefined` for the usual URL.
+ * @throws The error of a function of the application.
  */
 function migrationTarget(
   uri: string,
-  from: string | URL | undefined,
+  url: MoqClientOptions["url"],
   allow: MoqClientOptions["allowMigration"],
 ): string | undefined {
-  const here = from === undefined ? undefined : URL.parse(from) ?? undefined;
-  const there = uri === "" ? null : URL.parse(uri, here);
-  if (there === null) return undefined;
-  try {
-    const isAllowed = allow === undefined ? isSameOrigin(there, here) : allow(there, here);
-    return isAllowed === true ? there.href : undefined;
-  } catch {
-    return undefined;
+  if (uri === "") return undefined;
+  const from = typeof url === "function" ? url() : url;
+  if ((from as unknown) instanceof Promise) {
+    throw DecisionFault.returned("url", "a URL or undefined", from);
   }
+  const here = from === undefined ? undefined : URL.parse(from) ?? undefined;
+  const there = URL.parse(uri, here);
+  if (there === null) return undefined;
+  const isAllowed: unknown = allow === undefined ? isSameOrigin(there, here) : allow(there, here);
+  if (typeof isAllowed !== "boolean") {
+    throw DecisionFault.returned("allowMigration", "a boolean", isAllowed);
+  }
+  return isAllowed ? there.href : undefined;
 }
 
 /**
@@ -528,8 +535,13 @@ export class MoqClient implements AsyncDisposable {
       const timer = startTimer(this.#runtime, this.#retry.leaveAfterMs, () => session.close());
       void session.closed.then(() => this.#runtime.clearTimeout(timer));
       const { url, allowMigration } = this.#options;
-      const from = uri ?? (typeof url === "function" ? url() : url);
-      return goawayOutcome(goaway, migrationTarget(goaway.uri, from, allowMigration));
+      let target: string | undefined;
+      try {
+        target = migrationTarget(goaway.uri, uri ?? url, allowMigration);
+      } catch (error) {
+        session.reportError(error);
+      }
+      return goawayOutcome(goaway, target);
     }
     return endOutcome(await session.closed, isStable);
   }

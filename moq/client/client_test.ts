@@ -326,6 +326,26 @@ Deno.test("MoqClient() calls allowMigration, and returns to the usual URL afterw
     "moqt://a.example moqt://b.example",
     "moqt://b.example moqt://c.example",
   ]);
+  assertEquals(network.errors.map(String), ["Error: never"]);
+});
+
+Deno.test("MoqClient() reconnects to its usual URL after GOAWAY if url throws", async () => {
+  using time = new FakeTime();
+  const network = new MoqNetwork();
+  await using client = network.client({
+    url: () => {
+      throw new Error("The settings are gone");
+    },
+  });
+  await settledMoq(client);
+  void network.last.goaway({ uri: "https://a.example/" });
+  await turns();
+  await pass(time, 1_000);
+  assertEquals(await settledMoq(client), "connected");
+  assertEquals(network.dials.map(({ uri }) => uri), [undefined, undefined]);
+  assertEquals(network.errors.map(String), ["Error: The settings are gone"]);
+  await client.close();
+  assertEquals((await client.closed).name, "closed");
 });
 
 Deno.test("MoqClient() is rejected if dial returns no session", async () => {

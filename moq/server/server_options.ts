@@ -53,6 +53,8 @@ export interface MoqServerOptions extends
   /**
    * Returns the broadcasts for one client, once it is admitted.
    *
+   * If it throws, the client's session is closed, and `onError` receives the error.
+   *
    * @default {`mux`}
    */
   readonly muxOf?: ((request: SetupRequest, client: MoqClientInfo) => TrackMux) | undefined;

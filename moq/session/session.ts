@@ -15,6 +15,7 @@ import {
   TIME,
 } from "../../base/options/option_checks.ts";
 import { ConnectionError, UnsupportedError } from "../../errors.ts";
+import { DecisionFault } from "../../base/decision.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { startTimer, within } from "../../base/wait.ts";
 import { textOf } from "../../base/error_text.ts";
@@ -155,7 +156,10 @@ export interface MoqSessionOptions {
    * @default {an empty mux}
    */
   readonly mux?: TrackMux | undefined;
-  /** Chooses the mux for an admitted client, instead of `mux`. Servers only. */
+  /**
+   * Chooses the mux for an admitted client, instead of `mux`; an error rejects the client. Servers
+   * only.
+   */
   readonly muxOf?: ((request: SetupRequest) => TrackMux) | undefined;
   /**
    * The path that a client requests, or under which a server accepted the client.
@@ -712,6 +716,15 @@ export class MoqSession implements AsyncDisposable {
     }
   }
 
+  /**
+   * Passes an error of the application's code to `onError`.
+   *
+   * @ignore
+   */
+  reportError(error: unknown): void {
+    this.#context.report(error);
+  }
+
   /** Closes the session without an error. Idempotent. */
   close(): void {
     this.closeWithError("none", "");
@@ -745,7 +758,11 @@ export class MoqSession implements AsyncDisposable {
         await this.#peerSetup.arrived;
         await onSetup?.(this.setupRequest);
       }
-      if (muxOf !== undefined) context.mux = muxOf(this.setupRequest);
+      if (muxOf !== undefined) {
+        const mux: unknown = muxOf(this.setupRequest);
+        if (!(mux instanceof TrackMux)) throw DecisionFault.returned("muxOf", "a TrackMux", mux);
+        context.mux = mux;
+      }
     }
     // Only a server on raw QUIC waits for SETUP of the other side, which contains the path.
     await this.#dialect.sendSetup({

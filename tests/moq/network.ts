@@ -79,6 +79,8 @@ export class MoqNetwork {
   /** The publications of the server. */
   mux: TrackMux = new TrackMux();
   server: Partial<MoqSessionOptions> = {};
+  /** The errors that the `onError` of the client's sessions received. */
+  readonly errors: unknown[] = [];
   /** The version in use. */
   readonly version: MoqVersion;
 
@@ -98,6 +100,7 @@ export class MoqNetwork {
     if (outcome !== undefined) return await outcome(signal, context);
     const ends = await moqEnds(this.version, { mux: this.mux, ...this.server }, {
       mux: context.mux,
+      onError: (error) => this.errors.push(error),
     });
     this.sessions.push(ends.server);
     this.pairs.push(ends.pair);

@@ -8,7 +8,13 @@ import { FakeTime } from "@std/testing/time";
 import { createServer, serve, type Session } from "../../mod.ts";
 import { keptIn } from "../../client/store/mod.ts";
 import { TestDisk } from "../../client/store/test_disk_fixture.ts";
-import { LiveTrack, MoqSession, TrackMux } from "../../moq/mod.ts";
+import {
+  LiveTrack,
+  MoqClient,
+  type MoqClientOptions,
+  MoqSession,
+  TrackMux,
+} from "../../moq/mod.ts";
 import { metrics } from "../../operations/mod.ts";
 import { MemoryBroker, Nodes, Presence } from "../../pubsub/mod.ts";
 import { recordSessions } from "../../session/mod.ts";
@@ -312,6 +318,28 @@ export const UNAWAITED: readonly UnawaitedCallback[] = [
     option: "onDemand",
     run: ({ fail, called }) => withTrack(new LiveTrack({ onDemand: fail }), {}, () => called),
   },
+  {
+    option: "allowMigration",
+    reported: "allowMigration returned a promise",
+    run: (trial) =>
+      withGoaway({ url: "https://a.example", allowMigration: trial.fail as never }, trial),
+  },
+  {
+    option: "url",
+    of: "MoqClient",
+    reported: "url returned a promise",
+    run: (trial) => withGoaway({ url: trial.fail as never }, trial),
+  },
+  {
+    option: "muxOf",
+    reported: "muxOf returned a promise",
+    async run({ fail, onError }) {
+      const pair = memoryPair({ protocol: "moq-lite-05" });
+      const opening = MoqSession.open(pair.client, { side: "client" });
+      await MoqSession.open(pair.server, { side: "server", muxOf: fail as never }).catch(onError);
+      await opening.then((client) => client.closed, () => {});
+    },
+  },
 ];
 
 /** The other options that take a function, by what happens to its result. */
@@ -323,8 +351,7 @@ export const OTHERS: Readonly<Record<string, readonly string[]>> = {
     ...["url", "userOf", "wait"],
   ],
   "it is a value that decides or that is used, which a promise can't be": [
-    ...["allowMigration", "isSuccessor", "muxOf", "onConflict", "random", "socket"],
-    "webTransport.engine",
+    ...["isSuccessor", "onConflict", "random", "socket", "webTransport.engine"],
   ],
   "another file tests it": [
     // transport/quic/shared_port_test.ts
@@ -343,6 +370,23 @@ export const OTHERS: Readonly<Record<string, readonly string[]>> = {
   ],
   "it must not throw": ["onWorn"],
 };
+
+/** Asks a client to leave for another URL. */
+async function withGoaway(
+  options: Partial<MoqClientOptions>,
+  { called, onError }: Trial,
+): Promise<void> {
+  const pair = memoryPair({ protocol: "moq-lite-05" });
+  const opening = MoqSession.open(pair.server, { side: "server" });
+  await using _client = new MoqClient({
+    dial: (_signal, { mux }) => MoqSession.open(pair.client, { side: "client", mux, onError }),
+    ...options,
+  });
+  const server = await opening;
+  void server.goaway({ uri: "https://b.example" });
+  await called;
+  await turns();
+}
 
 /** Subscribes to a live track of another session. */
 async function withTrack(
