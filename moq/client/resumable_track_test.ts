@@ -90,6 +90,27 @@ for (const [sequence, kind] of KINDS) {
   });
 }
 
+Deno.test("ResumableTrack yields the group after a loss although its callbacks throw", async () => {
+  using _time = new FakeTime();
+  const { network, track } = live();
+  await using client = network.client();
+  const reader = client.subscribe("/live", "video", {
+    onResumed() {
+      throw new Error("onResumed failed");
+    },
+    onMissed() {
+      throw new Error("onMissed failed");
+    },
+  });
+  await turns();
+  await track.write(3);
+  assertEquals(await textOf(await reader.nextGroup()), "3 3");
+  await again(network, client);
+  await track.write(8);
+  assertEquals(await textOf(await reader.nextGroup()), "8 8");
+  assertEquals(network.errors.map(String), ["Error: onResumed failed", "Error: onMissed failed"]);
+});
+
 Deno.test("ResumableTrack throws from an open group, and continues with the next", async () => {
   using _time = new FakeTime();
   const { network, track } = live();
