@@ -267,7 +267,8 @@ Deno.test("rows that are not plain JSON are refused at the call, by their place"
       const text = `Cannot write state: a row must be plain JSON, received ${received}`;
       const calls = [
         () => rows.set("a", value),
-        () => rows.update("a", () => value),
+        // The function of an update may not return nothing.
+        ...(value === undefined ? [] : [() => rows.update("a", () => value)]),
         () => state.transaction((to) => to.set("rows", "a", value)),
       ];
       for (const call of calls) await assertRejects(call, TypeError, text);

@@ -7,10 +7,10 @@
  *
  * | page in one file                             | at most, KiB (gzip) |
  * | -------------------------------------------- | ------------------- |
- * | `webSocket()`                                | 44.3                  |
- * | `webSocket()`, `responses()` and `insight()` | 60.1                  |
- * | the same with `states()`                     | 78.9                  |
- * | everything, `@skein/skein/client`            | 112.3               |
+ * | `webSocket()`                                | 44.6                  |
+ * | `webSocket()`, `responses()` and `insight()` | 60.6                  |
+ * | the same with `states()`                     | 79.7                  |
+ * | everything, `@skein/skein/client`            | 113.2               |
  *
  * @example A page with WebSocket alone
  * ```ts
