@@ -60,6 +60,20 @@ class Site implements AsyncDisposable {
   }
 }
 
+/** Reads a response until its client closes. Resolves at the first word, with the end of the reading. */
+async function readOn(
+  client: Client<Shared>,
+  id: string,
+): Promise<{ readonly over: Promise<void> }> {
+  const begun = Promise.withResolvers<void>();
+  const read = async () => {
+    for await (const _word of client.requestStream("chat:lobby", "hi", { id })) begun.resolve();
+  };
+  const over = read().catch(() => begun.resolve());
+  await begun.promise;
+  return { over };
+}
+
 /** Reads a finished response to its end; returns its words and its error. */
 async function readEnd(client: Client<Shared>, id: string) {
   const words: string[] = [];
@@ -106,18 +120,17 @@ Deno.test("serve() keeps the response of a guest while its address has a session
   await using site = new Site();
   const id = await site.askAndLeave();
   {
-    await using _colleague = site.connect("bob");
+    await using colleague = site.connect("bob");
+    await colleague.whenConnected();
     assertEquals(await site.aborted(10 * MINUTES), [false]);
   }
   assertEquals(await site.aborted(4 * MINUTES), [false]);
   {
     await using reader = site.connect(undefined, { address: ELSEWHERE });
-    const reading = Array.fromAsync(reader.requestStream("chat:lobby", "hi", { id })).catch(
-      () => {},
-    );
+    const { over } = await readOn(reader, id);
     assertEquals(await site.aborted(10 * MINUTES), [false]);
     await reader.close();
-    await reading;
+    await over;
   }
   assertEquals(await site.aborted(4 * MINUTES), [false]);
   assertEquals(await site.aborted(2 * MINUTES), [true]);
@@ -128,10 +141,10 @@ Deno.test("serve() keeps the response of a guest who reads it from another serve
   await using other = site.node();
   const id = await site.askAndLeave();
   const reader = site.connect(undefined, { server: other });
-  const reading = Array.fromAsync(reader.requestStream("chat:lobby", "hi", { id })).catch(() => {});
+  const { over } = await readOn(reader, id);
   assertEquals(await site.aborted(20 * MINUTES), [false]);
   await reader.close();
-  await reading;
+  await over;
   assertEquals(await site.aborted(6 * MINUTES), [true]);
 });
 
