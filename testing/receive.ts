@@ -11,14 +11,28 @@ const PATIENCE_MS = 5_000;
 // Real timers, so that a test with fake time does not wait forever.
 const { setTimeout: startRealTimer, clearTimeout: stopRealTimer } = globalThis;
 
+/** A loop whose last read was still pending when its `receive` failed. */
+interface PendingLoop<T> {
+  readonly iterator: AsyncIterator<T>;
+  readonly next: Promise<IteratorResult<T>>;
+}
+
+/**
+ * These loops by source. An iterator can't cancel a read, so the next `receive` continues the loop
+ * instead of losing what it reads.
+ */
+const pendingLoops = new WeakMap<AsyncIterable<unknown>, PendingLoop<unknown>>();
+
 /**
  * Reads the next messages of a session, client or subscription, or the next items of any other
  * iterable, such as `session.incomingStreams()` or `client.status`.
  *
  * - **Deadline:** if too few messages arrive in time, the call rejects with an error that lists
  *   those that did arrive. The deadline is in real time, even in a test with fake time.
- * - **Further messages** stay unread until the next `receive`. After a failure, the source can no
- *   longer be read.
+ * - **Further messages** stay unread until the next `receive`.
+ * - **After a failure,** call `receive` with the same source again: it returns the messages that the
+ *   error doesn't list, also those that arrived between the calls. A loop of your own would throw
+ *   until then, because the source is still being read.
  *
  * @typeParam T Type of the messages or items.
  * @param source Session, client, subscription or other iterable.
@@ -54,13 +68,23 @@ export async function receive<T>(
   const items: T[] = [];
   if (count < 1) return items;
   const soFar = () => `received ${items.length} of ${count}${list(items)}`;
-  const iterator = source[Symbol.asyncIterator]();
-  await inTime(options, soFar, async () => {
+  const pending = pendingLoops.get(source) as PendingLoop<T> | undefined;
+  const { iterator } = pending ?? { iterator: source[Symbol.asyncIterator]() };
+  let next = pending?.next;
+  let isOver = false;
+  const wait = async () => {
+    pendingLoops.delete(source);
     while (items.length < count) {
-      const { value, done } = await iterator.next();
+      const { value, done } = await (next ??= iterator.next());
+      if (isOver) return;
+      next = undefined;
       if (done) throw ended(source, soFar());
       items.push(value);
     }
+  };
+  await inTime(options, soFar, wait, () => {
+    isOver = true;
+    if (next !== undefined) pendingLoops.set(source, { iterator, next });
   });
   await iterator.return?.();
   return items;
@@ -152,16 +176,22 @@ export async function nextEvent(
   }
 }
 
+/** @param onOver Called when the wait fails, before later messages can arrive. */
 async function inTime<T>(
   { signal, timeoutMs = PATIENCE_MS }: WaitOptions,
   soFar: () => string,
   wait: () => Promise<T>,
+  onOver: () => void = () => {},
 ): Promise<T> {
   signal?.throwIfAborted();
   const { promise: over, reject } = Promise.withResolvers<never>();
-  const onAbort = () => reject(signal!.reason);
+  const end = (error: unknown) => {
+    onOver();
+    reject(error);
+  };
+  const onAbort = () => end(signal!.reason);
   const timer = startRealTimer(() => {
-    reject(new TimeoutError(`No result within ${timeoutMs} ms: ${soFar()}`, timeoutMs));
+    end(new TimeoutError(`No result within ${timeoutMs} ms: ${soFar()}`, timeoutMs));
   }, timeoutMs);
   signal?.addEventListener("abort", onAbort, { once: true });
   const waiting = wait();

@@ -3,6 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { SessionClosedError, TimeoutError } from "../errors.ts";
 import { memorySessions } from "./memory_sessions.ts";
 import { nextEvent, receive, receiveOne } from "./receive.ts";
+import { testServer } from "./test_server.ts";
 import { turns } from "./turns.ts";
 
 Deno.test("receive() leaves other messages to the next call", async () => {
@@ -43,6 +44,56 @@ Deno.test("receive() rejects when its signal aborts", async () => {
   gone.abort(new Error("Enough"));
   await assertRejects(() => waiting, Error, "Enough");
   await assertRejects(() => receiveOne(pair.server, { signal: gone.signal }), Error, "Enough");
+});
+
+Deno.test("receive() continues a source after a failure, and loses no message", async () => {
+  await using server = testServer({ authorize: () => true });
+  await using client = server.connect();
+  const news = client.subscribe("news");
+  await news.ready;
+  await using pair = memorySessions();
+  const streams = pair.client.incomingStreams();
+  const cases: [source: AsyncIterable<unknown>, send: (data: number) => unknown][] = [
+    [news, (data) => server.publish("news", data)],
+    [client, (data) => void server.manager.all().forEach((one) => one.send("n", data))],
+    [pair.client, (data) => pair.server.send("n", data)],
+    [streams, () => pair.server.createUnidirectionalStream()],
+  ];
+  for (const [source, send] of cases) {
+    await send(0);
+    const late = () => receive(source, 2, { timeoutMs: 20 });
+    await assertRejects(late, TimeoutError, "received 1 of 2");
+    await assertRejects(() => receiveOne(source, { timeoutMs: 5 }), TimeoutError, "received 0");
+    await assertRejects(() => receiveOne(source, { signal: AbortSignal.abort() }), DOMException);
+    await send(1);
+    await send(2);
+    const items = await receive(source, 2);
+    if (source !== streams) {
+      assertEquals(items.map((item) => (item as { data: unknown }).data), [1, 2]);
+    }
+  }
+  // The loop has ended, and others may begin.
+  pair.server.send("n", 3);
+  for await (const { data } of pair.client) {
+    assertEquals(data, 3);
+    break;
+  }
+});
+
+Deno.test("receive() leaves a message that arrives as its signal aborts to the next call", async () => {
+  await using pair = memorySessions();
+  await pair.client.ready;
+  const gone = new AbortController();
+  const waiting = receiveOne(pair.client, { signal: gone.signal });
+  await turns();
+  pair.server.send("n", 1);
+  gone.abort(new Error("Enough"));
+  await assertRejects(() => waiting, Error, "Enough");
+  assertEquals((await receiveOne(pair.client)).data, 1);
+  const late = receiveOne(pair.client, { timeoutMs: 5 });
+  await assertRejects(() => late, TimeoutError);
+  await pair.server.close({ code: 4_001, reason: "Over" });
+  await assertRejects(() => receiveOne(pair.client), SessionClosedError, "4001 Over");
 });
 
 Deno.test("nextEvent() waits for one event, and then stops listening", async () => {
