@@ -15,6 +15,7 @@ import { checkConnectTimeout, openSession } from "../client/open.ts";
 import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import type { Connection } from "../transport/connection.ts";
 import {
+  checkFaults,
   type MemoryFaults,
   type MemoryLink,
   type MemoryPair,
@@ -387,6 +388,7 @@ export class TestNetwork implements MemoryLink {
 
   /** Sets faults, as {@linkcode MemoryLink} does, also for later connections. */
   setFaults(faults: MemoryFaults, direction?: "to-server" | "to-client"): void {
+    checkFaults(faults, direction);
     for (const { link } of this.#pairs) link.setFaults(faults, direction);
     this.#faults.push({ faults, direction });
   }

@@ -179,6 +179,29 @@ Deno.test("TestServer.drain() tells clients when to reconnect", async () => {
   assertEquals(client.status.current.name, "reconnecting");
 });
 
+Deno.test("TestNetwork.setFaults() rejects wrong faults before they apply to later connections", async () => {
+  await using server = testServer();
+  const { network } = server;
+  assertThrows(
+    () => network.setFaults({ lossRate: 5 }),
+    RangeError,
+    "Cannot set faults: lossRate must be from 0 to 1, received 5",
+  );
+  const wrong: [faults: object, direction: string | undefined, message: string][] = [
+    [{ lossrate: 1 }, undefined, 'unknown option "lossrate"; did you mean "lossRate"?'],
+    [
+      { delayMs: 1 },
+      "to-servers",
+      'direction must be "to-server" or "to-client", received "to-servers"',
+    ],
+  ];
+  for (const [faults, direction, message] of wrong) {
+    assertThrows(() => network.setFaults(faults, direction as "to-server"), TypeError, message);
+  }
+  network.setFaults({ delayMs: undefined });
+  assertEquals((await server.dial()).isReady, true);
+});
+
 Deno.test("TestNetwork slows, stalls and cuts all connections, or one", async () => {
   using time = new FakeTime();
   await using server = testServer();

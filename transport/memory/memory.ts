@@ -106,6 +106,7 @@ export interface MemoryLink {
    * @param faults The faults to change.
    * @param direction The direction to change. The default is both directions.
    * @throws {RangeError} If a time is negative or a rate is not from 0 to 1.
+   * @throws {TypeError} If there is no such fault or direction.
    */
   setFaults(faults: MemoryFaults, direction?: "to-server" | "to-client"): void;
   /**
@@ -165,6 +166,7 @@ class PairLink implements MemoryLink {
   }
 
   setFaults(faults: MemoryFaults, direction?: "to-server" | "to-client"): void {
+    checkFaults(faults, direction);
     for (const path of this.#select(direction)) path.setFaults(faults);
   }
 
@@ -204,14 +206,16 @@ const DELAY = numberIn({ min: 0, max: Number.MAX_VALUE });
 
 const RATIO = numberIn({ min: 0, max: 1 });
 
+const FAULTS: OptionKinds<MemoryFaults> = {
+  delayMs: DELAY,
+  jitterMs: DELAY,
+  lossRate: RATIO,
+  reorderRate: RATIO,
+};
+
 const OPTIONS: OptionKinds<MemoryPairOptions> = {
   datagrams: "boolean",
-  faults: {
-    delayMs: DELAY,
-    jitterMs: DELAY,
-    lossRate: RATIO,
-    reorderRate: RATIO,
-  },
+  faults: FAULTS,
   frames: "boolean",
   protocol: "string",
   random: "number or function",
@@ -219,6 +223,17 @@ const OPTIONS: OptionKinds<MemoryPairOptions> = {
   streams: "boolean",
   withheldCredit: { bytes: COUNT, streams: COUNT },
 };
+
+/**
+ * Rejects the arguments of `setFaults` if they are wrong.
+ *
+ * @throws {RangeError} If a time is negative or a rate is not from 0 to 1.
+ * @throws {TypeError} If there is no such fault or direction.
+ */
+export function checkFaults(faults: MemoryFaults, direction: string | undefined): void {
+  checkOptions("set faults", faults, FAULTS);
+  checkOptions("set faults", { direction }, { direction: ["to-server", "to-client"] });
+}
 
 /**
  * Creates two established connections that are each other's peer, for tests. The network between
