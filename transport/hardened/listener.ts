@@ -22,6 +22,7 @@ import { getSystemErrorName } from "node:util";
 import { UnsupportedError } from "../../errors.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { Deadlines } from "../../base/deadlines.ts";
+import { describe } from "../../base/error_text.ts";
 import { isDeno, requireBase64, requireDeno, runtimeError } from "../../base/platform.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { listenAt } from "../address.ts";
@@ -489,7 +490,8 @@ export class Listener {
       signal: leaving.signal,
       completed: sent.promise,
     });
-    await respond(await response, out);
+    const isHead = message.method === "HEAD";
+    await respond(await response, out, { isHead, onError: (error) => this.#brokeOff(error) });
     sent.resolve();
     // Do not wait for the rest of an unread body.
     if (!message.complete) socket.destroySoon();
@@ -549,7 +551,12 @@ export class Listener {
   ): void {
     // Most upgrades are accepted immediately.
     if (upgrade.isTaken) peer.leaving = undefined;
-    else this.#finishUpgrade(upgrade, responding, method).catch(() => upgrade.socket.destroy());
+    else {
+      this.#finishUpgrade(upgrade, responding, method).catch((error) => {
+        if (!upgrade.socket.destroyed) this.#brokeOff(error);
+        upgrade.socket.destroy();
+      });
+    }
   }
 
   async #finishUpgrade(
@@ -622,8 +629,8 @@ export class Listener {
     try {
       const response = handle();
       return response instanceof Promise
-        ? response.catch((error) => this.#failed(error))
-        : response;
+        ? response.then(checkResponse).catch((error) => this.#failed(error))
+        : checkResponse(response);
     } catch (error) {
       return this.#failed(error);
     }
@@ -633,6 +640,11 @@ export class Listener {
   #failed(error: unknown): Response {
     this.#console.failed("A request", error);
     return new Response("Internal Server Error", { status: 500 });
+  }
+
+  /** Reports a response whose body failed. The client receives only a part of it. */
+  #brokeOff(error: unknown): void {
+    this.#console.failed("A response", error);
   }
 
   /** Finds the connection of a request, and marks it as no longer pending. */
@@ -772,12 +784,44 @@ async function rejectUpgrade(
 const CRLF = Buffer.from("\r\n", "latin1");
 
 /**
+ * Checks what a handler returned, as the runtime's own server does. Frameworks have responses of
+ * their own classes.
+ *
+ * @throws {TypeError} If it is no response, or its body can't be sent.
+ */
+function checkResponse(response: Response): Response {
+  if (typeof Object(response).headers?.getSetCookie !== "function") {
+    throw new TypeError(
+      `Cannot respond to a request: the handler must return a Response, received ${
+        describe(response)
+      }`,
+    );
+  }
+  if (response.bodyUsed || response.body?.locked) {
+    throw new TypeError("Cannot respond to a request: the response's body was already read");
+  }
+  if (response.type === "error") {
+    throw new TypeError("Cannot respond to a request: the handler returned Response.error()");
+  }
+  return response;
+}
+
+/**
  * Sends a response, and waits until a streamed body has been sent. Never rejects. If the client
- * disconnects, the body is cancelled.
+ * disconnects, or needs only the head, the body is cancelled.
  *
  * @param out The response of node:http to write to.
+ * @param options Whether the request's method is `HEAD`, and what receives an error of the response.
  */
-async function respond(response: Response, out: ServerResponse): Promise<void> {
+async function respond(
+  response: Response,
+  out: ServerResponse,
+  { isHead, onError }: { readonly isHead: boolean; readonly onError: (error: unknown) => void },
+): Promise<void> {
+  const failed = (error: unknown) => {
+    // The body of a client that has disconnected also ends with an error.
+    if (!out.destroyed) onError(error);
+  };
   try {
     out.statusCode = response.status;
     const cookies = response.headers.getSetCookie();
@@ -786,12 +830,17 @@ async function respond(response: Response, out: ServerResponse): Promise<void> {
     }
     if (cookies.length > 0) out.setHeader("set-cookie", cookies);
     const { body } = response;
-    if (body === null) {
+    if (body === null || isHead) {
+      body?.cancel().catch(onError);
       // If an earlier response is unfinished, the end waits for its turn, or for the end of the
       // connection.
       await new Promise<void>((resolve) => out.once("close", resolve).end(resolve));
-    } else await pipeline(Readable.fromWeb(body as unknown as NodeReadableStream), out);
-  } catch {
+    } else {
+      const source = Readable.fromWeb(body as unknown as NodeReadableStream);
+      await pipeline(source.once("error", failed), out);
+    }
+  } catch (error) {
+    failed(error);
     out.destroy();
   }
 }
