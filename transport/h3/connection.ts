@@ -587,7 +587,8 @@ export class Http3Connection implements SessionLink {
     const remoteAddress = this.#remoteAddress ?? remoteAddressOf(this.conn);
     const request = new Http3Request(session, connect, { fields, remoteAddress });
     const { isSuccessor, onRequest } = this.#options;
-    if (this.#isSpare && !isSuccessor?.(request)) {
+    // A promise decides nothing, and must not lift the limit.
+    if (this.#isSpare && isSuccessor?.(request) !== true) {
       return this.close(H3Error.excessiveLoad, "Too many connections");
     }
     this.#isSpare = false;

@@ -62,7 +62,8 @@ export interface ListenWebTransportOptions
    * this callback is set, twice as many connections as `maxConnections` and
    * `maxConnectionsPerAddress` can be open. A connection above the normal limits is closed unless
    * its first request arrives within two seconds and comes from such a client. By default, the
-   * limits apply to all connections. The callback MUST NOT throw.
+   * limits apply to all connections. The callback MUST NOT throw or be asynchronous: only `true` lets
+   * a connection stay.
    *
    * @param request The request. Do not accept or reject it here.
    */

@@ -160,6 +160,16 @@ for (const bounds of [{ maxConnections: 1 }, { maxConnectionsPerAddress: 1 }]) {
     other.close();
   });
 
+  Deno.test(`WebTransportListener lets no client exceed ${Object.keys(bounds)} whose isSuccessor is asynchronous`, async () => {
+    const isSuccessor = (() => Promise.resolve(true)) as never;
+    await using server = new TestServer({ ...bounds, isSuccessor });
+    await using _first = await server.open();
+    const mover = await server.dial();
+    await mover.control();
+    await mover.request();
+    assertEquals((await soon(mover.ending)).closeCode, H3Error.excessiveLoad);
+  });
+
   Deno.test(`WebTransportListener closes a connection beyond ${Object.keys(bounds)} without a request after 2 s`, async () => {
     await using server = new TestServer({ ...bounds, isSuccessor: () => true });
     await using _first = await server.open();

@@ -145,7 +145,8 @@ export class NativeWebTransportListener
     try {
       const accepted = await part.acceptNativeWebTransport(conn, { runtime: this.#runtime });
       const request = new part.NativeRequest(accepted, remoteAddressOf(conn));
-      if (isSpare && !this.#isSuccessor?.(request)) closeExcess(conn);
+      // A promise decides nothing, and must not lift the limit.
+      if (isSpare && this.#isSuccessor?.(request) !== true) closeExcess(conn);
       else this.#requests.push(request);
     } catch {
       // The peer requested no session, or broke the protocol.
