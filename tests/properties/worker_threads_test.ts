@@ -248,7 +248,8 @@ property("a worker serves WebTransport while the replacement of another one does
     const threads: FakeThread[] = [];
     let hasStarted = false;
     const start = ((init: WorkerInit) => {
-      const thread = new FakeThread(world, init, hasStarted && init.index === fails);
+      const isFailing = hasStarted && init.index === fails;
+      const thread = new FakeThread(world, init, isFailing ? "throws" : undefined);
       threads.push(thread);
       return thread;
     }) as unknown as StartThread;
