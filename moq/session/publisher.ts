@@ -1,4 +1,5 @@
 /** The publisher of a session: serves subscriptions, announce interests, fetches and track info. */
+import { untilAborted } from "../../base/wait.ts";
 import { StreamError } from "../../errors.ts";
 import { openUnidirectional } from "../../transport/direct.ts";
 import { GroupWriter } from "../track/group_writer.ts";
@@ -227,12 +228,12 @@ export class Publisher {
 
   async #fetch(exchange: Exchange): Promise<void> {
     const context = this.#context;
-    const { traits, connection, signal: over } = context;
+    const { traits, connection } = context;
     const asked = decodeFetch(await exchange.reader.required("FETCH"));
     detectFamily(context, asked.path);
     const path = receivedPath(asked.path);
     const { grant, rejection } = await requestGrant(context, path, "subscribe");
-    if (over.aborted) return;
+    if (context.signal.aborted) return;
     const route = context.mux.route(path);
     if (rejection !== undefined || route === undefined || !canFetch(route)) {
       const code = codeOf(context, "fetch", rejection ?? "notFound");
@@ -256,16 +257,12 @@ export class Publisher {
       },
     });
     group.attach(exchange.writable);
-    const expiring = watchGrant(context.runtime, grant, () => group.abort("unauthorized"));
-    const onOver = () => group.fail(over.reason);
-    over.addEventListener("abort", onOver, { once: true });
-    // Data after FETCH has no meaning; a reset means that the subscriber cancelled.
-    exchange.reader.varint().catch((error) => group.fail(moqErrorOf(context, "fetch", error)));
+    using _expiring = watchGrant(context.runtime, grant, () => group.abort("unauthorized"));
+    using _leaving = onLeft(context, exchange, (error) => group.fail(error));
     const { track: name, group: sequence, priority } = asked;
-    void this.#serveFetch(route, { path, name, sequence, priority, signal: left.signal }, group);
+    const request = { path, name, sequence, priority, signal: left.signal };
+    void this.#serveFetch(route, { ...request, session: context.session }, group);
     await ended.promise;
-    expiring[Symbol.dispose]();
-    over.removeEventListener("abort", onOver);
   }
 
   async #serveFetch(route: MuxRoute, request: FetchRequest, group: GroupWriter): Promise<void> {
@@ -320,17 +317,44 @@ export class Publisher {
     const reject = (reason: MoqErrorName) => exchange.abort(codeOf(context, "subscribe", reason));
     if (rejection !== undefined) return reject(rejection);
     if (route === undefined) return reject("notFound");
+    const left = new AbortController();
+    using _leaving = onLeft(context, exchange, (error) => left.abort(error));
     try {
-      const info = await route.server.trackInfo?.(asked.track) ?? {};
+      const { signal } = left;
+      const { session } = context;
+      const asking = Promise.try(() => route.server.trackInfo?.(asked.track, { signal, session }));
+      // A handler may ignore the signal.
+      const info = await untilAborted(asking, signal) ?? {};
       await exchange.write(encodeTrackInfo(toWireLatency({ ...TRACK_INFO, ...info })));
       // A stream whose end is not read counts against the peer's streams until the session ends.
       exchange.leave(codeOf(context, "subscribe", "cancelled"));
     } catch (error) {
       if (context.signal.aborted || error instanceof StreamError) return;
+      if (left.signal.aborted) return reject("cancelled");
       if (!(error instanceof MoqError)) context.report(error);
       reject(error instanceof MoqError ? error.reason : "internal");
     }
   }
+}
+
+/**
+ * Calls back when the peer resets a request, or the session closes. A peer that only ends its
+ * direction may still wait for the response, and data after the request has no meaning.
+ */
+function onLeft(
+  context: SessionContext,
+  { reader }: Exchange,
+  call: (error: unknown) => void,
+): Disposable {
+  const { signal, connection } = context;
+  const onOver = () => call(signal.reason);
+  signal.addEventListener("abort", onOver, { once: true });
+  reader.varint().then((data) => {
+    // Without reset codes, a reset looks like the end.
+    if (data !== undefined || connection.capabilities.resetCodes) return;
+    call(new MoqError("fetch", "cancelled", "The peer left", { by: "remote" }));
+  }, (error) => call(moqErrorOf(context, "fetch", error)));
+  return { [Symbol.dispose]: () => signal.removeEventListener("abort", onOver) };
 }
 
 function canFetch({ server }: MuxRoute): boolean {

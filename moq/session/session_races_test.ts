@@ -2,7 +2,7 @@
 import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { ConnectionError, UnsupportedError } from "../../errors.ts";
 import { HandPeer } from "../../tests/moq/peer.ts";
-import { wiredEnds } from "../../tests/moq/wires.ts";
+import { openStreams, wiredEnds } from "../../tests/moq/wires.ts";
 import { soon, turns, until } from "../../tests/waiting.ts";
 import { directStream } from "../../transport/direct.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
@@ -193,6 +193,44 @@ Deno.test("MoqSession.subscribe() leaves the publisher if the subscription was c
     subscriptions: ends.client.subscriptions,
   }, { left: 1, servedSubscriptions: 0, subscriptions: [] });
 });
+
+for (const resets of [true, false]) {
+  Deno.test(`moq-lite-05: a FETCH and a TRACK that wait end when the peer leaves, ${resets ? "with" : "without"} resets`, async () => {
+    const waiting: AbortSignal[] = [];
+    const wait = ({ signal }: { readonly signal: AbortSignal }) => {
+      waiting.push(signal);
+      return new Promise<never>(() => {});
+    };
+    const mux = new TrackMux();
+    mux.publish("/a", {
+      serveTrack() {},
+      serveFetch: wait,
+      trackInfo: (_, request) => wait(request),
+    });
+    const server = { limits: { maxRequests: 1 } };
+    await using ends = await wiredEnds("moq-lite-05", { mux, resets, server });
+    const { client } = ends;
+    for (let round = 0; round < 4; round++) {
+      // The session has no room for a second request until the first one has ended.
+      const leaving = new AbortController();
+      const { signal } = leaving;
+      const asking = round % 2 === 0
+        ? client.trackInfo("/a", "b", { signal })
+        : client.fetch("/a", "b", { group: 1, signal });
+      asking.catch(() => {});
+      await until(() => waiting.length === round + 1);
+      leaving.abort(new Error("enough"));
+      await until(() => waiting[round]!.aborted);
+      await until(() => openStreams(client.connection) === openStreams(ends.server.connection));
+      await turns();
+    }
+    const asking = assertRejects(() => client.trackInfo("/a", "b"), MoqError);
+    await until(() => waiting.length === 5);
+    ends.server.close();
+    await asking;
+    await until(() => waiting[4]!.aborted);
+  });
+}
 
 Deno.test("MoqSession.trackInfo() and goaway() reject with their signal, and the session stays", async () => {
   await using peer = await HandPeer.open("moq-lite-05", { side: "client" });

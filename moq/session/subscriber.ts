@@ -158,9 +158,11 @@ export class MoqSubscriber {
     const message = encodeFetch({ path: wire, track: name, priority, group });
     const exchange = await openExchange(context, BidiType.fetch, { message, signal });
     const onAbort = () => reader.cancel();
-    const release = () => {
+    const release = (reason?: MoqErrorName) => {
       this.#fetches.delete(release);
       signal?.removeEventListener("abort", onAbort);
+      // A publisher that has sent nothing yet sees only the reset.
+      if (reason !== undefined) return exchange.abort(codeOf(context, "fetch", reason));
       // Closed only now: moq-rs treats the end of this direction as the end of interest.
       void exchange.end();
     };
@@ -190,12 +192,14 @@ export class MoqSubscriber {
     try {
       const body = await within(context.runtime, exchange.reader.message(), { signal });
       if (body === undefined) throw rejectedError(path, name, { reason: "unknown" });
-      return fromWireLatency(decodeTrackInfo(body), this.#context.family);
+      const info = fromWireLatency(decodeTrackInfo(body), context.family);
+      exchange.leave(codeOf(context, "subscribe", "cancelled"));
+      return info;
     } catch (error) {
+      // A publisher that has sent nothing yet sees only the reset.
+      exchange.abort(codeOf(context, "subscribe", "cancelled"));
       if (isViolation(error)) context.violated(error);
       throw moqErrorOf(context, "subscribe", error);
-    } finally {
-      exchange.leave(codeOf(context, "subscribe", "cancelled"));
     }
   }
 

@@ -25,8 +25,8 @@ export interface GroupReaderOptions {
   readonly errorOf: (error: unknown) => unknown;
   /** The number of a reason, for the publisher. */
   readonly codeOf: (reason: MoqErrorName) => number;
-  /** Called once, when reading has ended. */
-  readonly onEnd?: (() => void) | undefined;
+  /** Called once, when reading has ended; with the reason if this side cancelled the group. */
+  readonly onEnd?: ((reason?: MoqErrorName) => void) | undefined;
 }
 
 /**
@@ -120,7 +120,7 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
   /** Stops reading, and notifies the publisher. Idempotent. */
   cancel(reason: MoqErrorName = "subscribeCancelled"): void {
     if (this.#isEnded) return;
-    this.#end();
+    this.#end(reason);
     this.#reader.cancel({ streamErrorCode: this.#options.codeOf(reason) });
   }
 
@@ -211,10 +211,10 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
     return this.#error;
   }
 
-  #end(): void {
+  #end(reason?: MoqErrorName): void {
     if (this.#isEnded) return;
     this.#isEnded = true;
-    this.#options.onEnd?.();
+    this.#options.onEnd?.(reason);
   }
 }
 

@@ -10,7 +10,7 @@ import { type BroadcastPath, broadcastPath, suffixOf } from "../wire/path.ts";
 import type { Announcement } from "./announcement.ts";
 import { WriteBuffers } from "./frame_buffer.ts";
 import type { GroupWriter } from "./group_writer.ts";
-import type { TrackWriter } from "./track_writer.ts";
+import type { SubscriberSession, TrackWriter } from "./track_writer.ts";
 
 /**
  * Parses a pattern.
@@ -67,6 +67,12 @@ export interface FetchRequest {
   readonly priority: number;
   /** Aborted when the subscriber leaves or the session closes. */
   readonly signal: AbortSignal;
+  /**
+   * The session of the subscriber.
+   *
+   * @ignore
+   */
+  readonly session: SubscriberSession;
 }
 
 /** A handler for the tracks of a broadcast. */
@@ -99,9 +105,13 @@ export interface TrackServer {
    * a timescale of milliseconds.
    *
    * @param name The name of the track within the broadcast.
+   * @param request Its `signal` aborts when the peer leaves or the session closes.
    * @returns The properties that differ from the default.
    */
-  trackInfo?(name: string): Partial<TrackInfoMessage> | Promise<Partial<TrackInfoMessage>>;
+  trackInfo?(
+    name: string,
+    request: Pick<FetchRequest, "signal" | "session">,
+  ): Partial<TrackInfoMessage> | Promise<Partial<TrackInfoMessage>>;
 }
 
 /**
