@@ -416,6 +416,31 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       }
     },
   },
+  "moq.maxFetches": {
+    isWithoutBroker: true,
+    relay: { maxFetches: MAX },
+    attack: async (house, from) => {
+      const path = `/${nameOf(from, 0)}` as const;
+      const mux = new TrackMux();
+      let asked = 0;
+      mux.publish(path, {
+        serveTrack() {},
+        serveFetch() {
+          asked++;
+          return new Promise(() => {});
+        },
+      });
+      await viewerOf(house, from, mux);
+      await until(() => house.relay.mux.announcements(path).length === 1);
+      for (let rejection: string | undefined, i = 0;; i++) {
+        const viewer = await viewerOf(house, from);
+        const group = await viewer.fetch(path, "attack", { group: 1 });
+        group.readFrame().catch(({ message }) => rejection = message);
+        await until(() => asked > i || rejection !== undefined);
+        if (rejection !== undefined) return `your address: ${rejection}`;
+      }
+    },
+  },
   "moq.maxStreams": {
     ...BOTH,
     moq: { limits: { maxStreams: 2 * MAX } },
@@ -738,6 +763,10 @@ async function serves(house: House): Promise<void> {
   for await (const frame of group!) {
     assertEquals(new TextDecoder().decode(frame), "frame");
     break;
+  }
+  if (VERSIONS[house.version].requests) {
+    const fetched = await viewer.fetch("/live", "ann", { group: 77 });
+    assertEquals(new TextDecoder().decode((await fetched.readFrame())!), "frame");
   }
   const mux = new TrackMux();
   mux.publish("/ann", () => {});

@@ -27,6 +27,7 @@ import { Quota, Quotas } from "../base/quotas/shares.ts";
 import {
   LiveTrack,
   MoqRelay,
+  type MoqRelayOptions,
   MoqServer,
   type MoqServerOptions,
   MoqSession,
@@ -1464,8 +1465,9 @@ const NODES: readonly Row[] = [
 // Media.
 
 /** A relay with slots for two active broadcasts and for two that wait. */
-function relayOfTwo(room: AsyncDisposableStack) {
-  const relay = new MoqRelay({ allowAnonymousPublish: true, maxBroadcasts: 2, maxShare: 1 });
+function relayOfTwo(room: AsyncDisposableStack, options: MoqRelayOptions = {}) {
+  const shared = { allowAnonymousPublish: true, maxBroadcasts: 2, maxShare: 1 };
+  const relay = new MoqRelay({ ...shared, ...options });
   room.defer(() => relay.close());
   const join = async (client: TrackMux) => {
     const pair = room.use(await livePair("moq-lite-05", { server: relay.mux, client }));
@@ -1633,16 +1635,43 @@ const MEDIA: readonly Row[] = [
     name: `fetches of a relay, of a group that ${group === 1 ? "exists" : "does not exist"}`,
     bound: 2,
     async open(room) {
-      const { viewer } = await relayed(room);
+      const { relay, viewer } = await relayed(room);
       const take = async () => {
         const fetched = await viewer.fetch("/live", "x", { group });
         const frame = await fetched.readFrame().catch((error) => error.reason);
         assertEquals(frame, group === 1 ? Uint8Array.of(1) : "notFound");
         await turns();
       };
-      return { take, left: () => [] };
+      return { take, left: () => [relay.mux.quotas!.stats["moq.maxFetches"]!.taken] };
     },
   })),
+  {
+    name: "requests for the properties of a track, whose clients leave",
+    bound: 2,
+    async open(room) {
+      const { relay, join } = relayOfTwo(room, { maxFetches: 2 });
+      let asked = 0;
+      const mux = new TrackMux();
+      mux.publish("/live", {
+        serveTrack() {},
+        trackInfo() {
+          asked++;
+          return new Promise(() => {});
+        },
+      });
+      await join(mux);
+      await until(() => relay.mux.size === 1);
+      const take = async (i: number) => {
+        const { client } = await join(new TrackMux());
+        const asking = client.trackInfo("/live", `${i}`).catch(() => {});
+        await until(() => asked === i + 1);
+        client.close();
+        await asking;
+        await until(() => relay.mux.quotas!.stats["moq.maxFetches"]!.taken === 0);
+      };
+      return { take, left: () => [relay.mux.quotas!.stats["moq.maxFetches"]!.taken] };
+    },
+  },
 ];
 
 const ROWS: readonly Row[] = [

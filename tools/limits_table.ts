@@ -371,7 +371,12 @@ const QUOTAS: Readonly<Record<string, QuotaRow>> = {
   "moq.maxTracks": {
     table: "moq",
     name: "`maxTracks`, `maxTracksPerAddress` of a MoQ relay",
-    full: "a track without subscribers is dropped; if there is none, `internal`",
+    full: "a track without subscribers is dropped; if there is none, `relayLimit`",
+  },
+  "moq.maxFetches": {
+    table: "moq",
+    name: "`maxFetches`, `maxFetchesPerAddress` of a MoQ relay",
+    full: "`sessionLimit`, `addressLimit` or `relayLimit`",
   },
 };
 

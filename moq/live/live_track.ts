@@ -99,6 +99,9 @@ export interface LiveTrackOptions {
   readonly onDemand?: (() => void) | undefined;
 }
 
+/** The default of {@linkcode LiveTrackOptions.stallTimeoutMs}. */
+export const STALL_TIMEOUT_MS = 10_000;
+
 type LiveTrackLimits = Required<Omit<LiveTrackOptions, "runtime" | "info" | "onDemand">>;
 
 const DEFAULTS: LiveTrackLimits = {
@@ -110,7 +113,7 @@ const DEFAULTS: LiveTrackLimits = {
   maxLatencyMs: 0,
   maxGroupsInFlight: 64,
   maxStuckGroups: 64,
-  stallTimeoutMs: 10_000,
+  stallTimeoutMs: STALL_TIMEOUT_MS,
   maxSubscribers: 65_536,
 };
 

@@ -114,6 +114,9 @@ const MAX_TRACKS = 10_000;
 
 const MAX_TRACKS_PER_ADDRESS = 1_000;
 
+/** The default maximum: an eighth of `maxFetches`. */
+const MAX_FETCHES_PER_ADDRESS = 32;
+
 /** The options for {@linkcode MoqRelay}. */
 export interface MoqRelayOptions {
   /**
@@ -189,18 +192,31 @@ export interface MoqRelayOptions {
    * The fraction of `maxBroadcasts` and of `maxTracks` that a session that dialed in may use, but
    * at least one each.
    *
-   * As many broadcasts may wait. Sessions that this program dialed may use all slots. `authorize`
+   * As many broadcasts may wait. The fraction also applies to `maxFetches`, while more than half of
+   * them are running. Sessions that this program dialed may use all slots. `authorize`
    * can grant a larger `share`, such as `{ share: 1 }` for another relay.
    *
    * @default {0.02}
    */
   readonly maxShare?: number | undefined;
   /**
-   * The maximum number of concurrent upstream fetches; further ones are rejected.
+   * The maximum number of concurrent requests to publishers, for groups or for the properties of a
+   * track; further ones are rejected.
+   *
+   * A request without progress for `track.stallTimeoutMs` is ended.
    *
    * @default {256}
    */
   readonly maxFetches?: number | undefined;
+  /**
+   * The maximum number of these requests from one network address, in contention.
+   *
+   * An IPv6 /64 counts as one address. The default only applies while more than half of
+   * `maxFetches` are running.
+   *
+   * @default {32}
+   */
+  readonly maxFetchesPerAddress?: number | undefined;
   /** The limits of the fan-out of each track; see {@linkcode LiveTrackOptions}. */
   readonly track?: Omit<LiveTrackOptions, "runtime" | "info" | "onDemand"> | undefined;
   /**
@@ -220,6 +236,7 @@ const OPTIONS: OptionKinds<MoqRelayOptions> = {
   maxBroadcasts: POSITIVE,
   maxBroadcastsPerAddress: POSITIVE,
   maxFetches: POSITIVE,
+  maxFetchesPerAddress: POSITIVE,
   maxShare: SHARE,
   maxTracks: POSITIVE,
   maxTracksPerAddress: POSITIVE,
@@ -341,6 +358,10 @@ export class MoqRelay implements AsyncDisposable {
       ),
       maxTracks,
       maxFetches,
+      fetchShares: sharesOf(
+        { address: options.maxFetchesPerAddress },
+        { address: MAX_FETCHES_PER_ADDRESS },
+      ),
       maxShare,
       trackShares: sharesOf(
         { address: options.maxTracksPerAddress },

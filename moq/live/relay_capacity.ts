@@ -17,6 +17,7 @@ export interface RelayBounds {
   readonly maxTracks: number;
   readonly trackShares: QuotaShares;
   readonly maxFetches: number;
+  readonly fetchShares: QuotaShares;
   readonly maxShare: number;
 }
 
@@ -24,13 +25,14 @@ export interface RelayBounds {
 export class RelayCapacity {
   readonly #bounds: RelayBounds;
   readonly #tracksOf = new WeakMap<SubscriberSession, number>();
+  readonly #fetchesOf = new WeakMap<SubscriberSession, number>();
   /** Tracks without subscribers, oldest first. */
   readonly #idle = new Set<RelayTrack>();
   readonly #accounts = new WeakMap<SubscriberSession, Account>();
   readonly #broadcasts: Quota;
   readonly #waiting: Quota;
   readonly #tracks: Quota;
-  #fetches = 0;
+  readonly #fetches: Quota;
 
   constructor(quotas: Quotas, bounds: RelayBounds) {
     this.#bounds = bounds;
@@ -53,6 +55,14 @@ export class RelayCapacity {
       what: "tracks",
       max: maxTracks,
       ...trackShares,
+    });
+    this.#fetches = quotas.open({
+      limit: "maxFetches",
+      name: "moq.maxFetches",
+      verb: "fetch",
+      what: "upstream requests",
+      max: bounds.maxFetches,
+      ...bounds.fetchShares,
     });
   }
 
@@ -151,12 +161,29 @@ export class RelayCapacity {
     this.#tracksOf.set(session, this.#tracksOf.get(session)! - 1);
   }
 
-  /** Counts another upstream fetch; `false` if there are too many. */
-  takeFetch(): boolean {
-    return this.#fetches < this.#bounds.maxFetches && ++this.#fetches > 0;
-  }
-
-  giveFetch(): void {
-    this.#fetches--;
+  /**
+   * Takes a slot for another fetch, or another request for the properties of a track, to the
+   * source.
+   *
+   * @param session The session of the client.
+   * @returns The slot, or the reason why there is none. The share of a session only applies while
+   * more than half of the slots are in use, so that one client can fetch many groups from an idle
+   * relay.
+   */
+  takeFetch(
+    session: SubscriberSession,
+  ): Disposable | "sessionLimit" | "addressLimit" | "relayLimit" {
+    const count = this.#fetchesOf.get(session) ?? 0;
+    const share = this.shareOf(session, this.#bounds.maxFetches);
+    if (this.#fetches.isContended && count >= share) return "sessionLimit";
+    const slot = this.#fetches.tryTake(this.#accountOf(session));
+    if (typeof slot === "string") return slot === "server" ? "relayLimit" : "addressLimit";
+    this.#fetchesOf.set(session, count + 1);
+    return {
+      [Symbol.dispose]: () => {
+        slot[Symbol.dispose]();
+        this.#fetchesOf.set(session, this.#fetchesOf.get(session)! - 1);
+      },
+    };
   }
 }

@@ -6,6 +6,7 @@ import { announced, muxOf, Publisher, RelayNet, served } from "../../tests/moq/r
 import { turns, until } from "../../tests/waiting.ts";
 import type { MoqSessionOptions } from "../session/session.ts";
 import type { GroupReader } from "../track/group_reader.ts";
+import type { GroupWriter } from "../track/group_writer.ts";
 import { type MoqPublication, TrackMux } from "../track/mux.ts";
 import type { TrackReader } from "../track/track_reader.ts";
 import { LIMIT_CODES, MoqError } from "../wire/errors.ts";
@@ -422,7 +423,7 @@ Deno.test("MoqRelay ends a track whose subscriber left before the first group", 
 
 Deno.test("MoqRelay forwards as many concurrent fetches as its limit allows, and later ones afterwards", async () => {
   await using net = new RelayNet();
-  const { publisher, viewer } = await net.live({ maxFetches: 2 });
+  const { publisher, viewer } = await net.live({ maxFetches: 2, maxShare: 1 });
   const gate = Promise.withResolvers<void>();
   let asked = 0;
   publisher.live.serveFetch = async (_request, group) => {
@@ -438,11 +439,185 @@ Deno.test("MoqRelay forwards as many concurrent fetches as its limit allows, and
   const response = rejected.readFrame().catch((error) => error);
   await until(() => asked > 2 || rejected.isEnded);
   gate.resolve();
-  assertEquals((await response as MoqError).reason, "relayLimit");
+  assertEquals((await response as MoqError).reason, "sessionLimit");
   for (const group of held) assertEquals(await frames(group), ["one"]);
   for (let round = 0; round < 4; round++) {
     await turns(20);
     assertEquals(await frames(await fetch()), ["one"]);
   }
   assertEquals(asked, 6);
+});
+
+/** A step of a client that fetches a group, which the publisher never sends. */
+interface FetchStep extends Joining {
+  /** The limit that rejects the fetch; by default, none does. */
+  readonly limit?: "sessionLimit" | "addressLimit" | "relayLimit";
+}
+
+const FETCHES: Readonly<
+  Record<string, { readonly options: MoqRelayOptions; readonly steps: readonly FetchStep[] }>
+> = {
+  "gives a session no more upstream fetches than its share once half of them are running": {
+    options: { maxFetches: 6, maxShare: 0.34 },
+    steps: [
+      { by: "ada" },
+      { by: "ada" },
+      { by: "ada" },
+      { by: "ada", limit: "sessionLimit" },
+      { by: "bob" },
+      { by: "relay", share: 1 },
+      { by: "relay" },
+      { by: "cleo", limit: "relayLimit" },
+    ],
+  },
+  "gives an address no more upstream fetches than its share": {
+    options: { maxFetches: 6, maxFetchesPerAddress: 2 },
+    steps: [
+      { by: "ada", from: "192.0.2.1" },
+      { by: "bob", from: "192.0.2.1" },
+      { by: "ada", limit: "addressLimit" },
+      { by: "cleo", from: "192.0.2.2" },
+    ],
+  },
+};
+
+for (const [title, { options, steps }] of Object.entries(FETCHES)) {
+  Deno.test(`MoqRelay ${title}`, async () => {
+    await using net = new RelayNet();
+    const { relay, publisher } = await net.live(options);
+    let asked = 0;
+    publisher.live.serveFetch = () => {
+      asked++;
+      return new Promise(() => {});
+    };
+    const clients = new Clients(net, relay);
+    const taken = () => relay.mux.quotas!.stats["moq.maxFetches"]!.taken;
+    for (const [at, step] of steps.entries()) {
+      const pair = await clients.of(step);
+      // A session with a share has asked `authorize` before.
+      if (step.share !== undefined) await pair.client.acceptAnnounce("/");
+      const before = taken();
+      const group = await pair.client.fetch("/live", "x", { group: at });
+      const frame = group.readFrame().catch((error) => error);
+      if (step.limit === undefined) await until(() => taken() === before + 1);
+      else assertEquals((await frame as MoqError).reason, step.limit, `step ${at}`);
+    }
+    const open = steps.filter(({ limit }) => limit === undefined).length;
+    await until(() => asked === open);
+    assertEquals(taken(), open);
+    for (const step of steps) (await clients.of(step)).client.close();
+    await until(() => taken() === 0);
+  });
+}
+
+const STALLS: Readonly<Record<string, (group: GroupWriter) => Promise<void>>> = {
+  "whose source sends nothing": () => new Promise(() => {}),
+  "whose client does not read": async (group) => {
+    while (true) await group.writeFrame(new Uint8Array(60_000));
+  },
+};
+
+for (const [which, serveFetch] of Object.entries(STALLS)) {
+  Deno.test(`MoqRelay ends a fetch ${which} after stallTimeoutMs`, async () => {
+    await using net = new RelayNet();
+    using time = new FakeTime();
+    const { relay, publisher, viewer } = await net.live({ track: { stallTimeoutMs: 4_000 } });
+    let left = 0;
+    publisher.live.serveFetch = ({ signal }, group) => {
+      signal.addEventListener("abort", () => void left++);
+      return serveFetch(group);
+    };
+    const taken = () => relay.mux.quotas!.stats["moq.maxFetches"]!.taken;
+    const group = await viewer.client.fetch("/live", "x", { group: 9 });
+    await until(() => taken() === 1);
+    await turns(50);
+    await time.tickAsync(3_900);
+    assertEquals([taken(), left], [1, 0]);
+    await time.tickAsync(100);
+    await until(() => taken() === 0 && left === 1);
+    const error = await assertRejects(async () => {
+      while (await group.readFrame() !== null);
+    }, MoqError);
+    assertEquals(error.reason, "timeout");
+  });
+}
+
+/** A relay whose publisher never describes its tracks, and counts the requests. */
+async function undescribed(net: RelayNet, options: MoqRelayOptions = {}) {
+  const relay = net.relay(options);
+  const counts = { asked: 0, left: 0 };
+  const mux = new TrackMux();
+  const publication = mux.publish("/live", {
+    serveTrack() {},
+    trackInfo(_, { signal }) {
+      counts.asked++;
+      signal.addEventListener("abort", () => void counts.left++);
+      return new Promise(() => {});
+    },
+  });
+  await net.join(relay, mux);
+  await until(() => relay.mux.size === 1);
+  const taken = () => relay.mux.quotas!.stats["moq.maxFetches"]!.taken;
+  const ask = ({ client }: LivePair, name: string, signal?: AbortSignal) =>
+    client.trackInfo("/live", name, { signal }).catch((error) => error.reason);
+  return { relay, publication, counts, taken, ask };
+}
+
+Deno.test("MoqRelay requests the properties of a track once for all, and cancels after the last has left", async () => {
+  await using net = new RelayNet();
+  const { relay, counts, taken, ask } = await undescribed(net);
+  const [one, other] = [await net.join(relay), await net.join(relay)];
+  const leaving = new AbortController();
+  const first = ask(one, "video", leaving.signal);
+  await until(() => counts.asked === 1);
+  const second = ask(other, "video");
+  await turns(50);
+  leaving.abort(new MoqError("subscribe", "cancelled", "Enough"));
+  assertEquals(await first, "cancelled");
+  await turns(50);
+  assertEquals([counts, taken()], [{ asked: 1, left: 0 }, 1]);
+  other.client.close();
+  await second;
+  await until(() => counts.left === 1 && taken() === 0);
+  const third = ask(one, "video");
+  await until(() => counts.asked === 2);
+  one.client.close();
+  await third;
+  await until(() => counts.left === 2);
+});
+
+Deno.test("MoqRelay ends a request for the properties of a track after stallTimeoutMs, and with the broadcast", async () => {
+  await using net = new RelayNet();
+  using time = new FakeTime();
+  const options = { track: { stallTimeoutMs: 4_000 } };
+  const { relay, publication, counts, taken, ask } = await undescribed(net, options);
+  const viewer = await net.join(relay);
+  const late = ask(viewer, "video");
+  await until(() => counts.asked === 1);
+  await time.tickAsync(4_000);
+  assertEquals(await late, "timeout");
+  const gone = ask(viewer, "video");
+  await until(() => counts.asked === 2);
+  publication.end();
+  assertEquals(await gone, "notFound");
+  await until(() => counts.left === 2 && taken() === 0);
+});
+
+Deno.test("MoqRelay stays usable after more clients have asked for undescribed tracks than a session may", async () => {
+  await using net = new RelayNet();
+  const { relay, counts, taken, ask } = await undescribed(net);
+  for (let round = 0; round < 11; round++) {
+    const pair = await net.join(relay);
+    const asking = Array.from({ length: 100 }, (_, at) => ask(pair, `${at}`));
+    await until(() => taken() === 100);
+    pair.client.close();
+    await Promise.all(asking);
+    await until(() => taken() === 0);
+  }
+  await until(() => counts.left === 1_100);
+  const viewer = await net.join(relay);
+  const asking = ask(viewer, "more");
+  await until(() => counts.asked === 1_101);
+  viewer.client.close();
+  await asking;
 });

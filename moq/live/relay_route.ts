@@ -1,13 +1,14 @@
 /** One broadcast of a relay: its sources, and the choice between them. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
+import { startTimer, untilAborted } from "../../base/wait.ts";
 import type { GroupWriter } from "../track/group_writer.ts";
 import type { FetchRequest, MoqPublication, TrackMux, TrackServer } from "../track/mux.ts";
-import type { TrackWriter } from "../track/track_writer.ts";
+import type { SubscriberSession, TrackWriter } from "../track/track_writer.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { TrackInfoMessage } from "../wire/messages.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 import { VERSIONS } from "../wire/versions.ts";
-import type { LiveTrackOptions } from "./live_track.ts";
+import { type LiveTrackOptions, STALL_TIMEOUT_MS } from "./live_track.ts";
 import type { Slot } from "../../base/quotas/shares.ts";
 import type { RelayCapacity } from "./relay_capacity.ts";
 import {
@@ -53,6 +54,14 @@ export interface RelayRouteLink {
   onMoved(): void;
 }
 
+/** A request for the fixed properties of a track, shared by all who ask at the same time. */
+interface InfoRequest {
+  readonly info: Promise<TrackInfoMessage>;
+  /** Aborted when the last asker has left. */
+  readonly asking: AbortController;
+  askers: number;
+}
+
 export class RelayRoute implements TrackServer {
   readonly path: BroadcastPath;
   /** Subscribers are accepted after the source has accepted. */
@@ -66,6 +75,7 @@ export class RelayRoute implements TrackServer {
   /** Sources beyond the limit, oldest first; at most one per session. */
   readonly #waiting = new Map<TrackOrigin, RelaySource>();
   readonly #tracks = new Map<string, RelayTrack>();
+  readonly #infos = new Map<string, InfoRequest>();
   #active: RelaySource | undefined = undefined;
   #publication: MoqPublication | undefined = undefined;
   #takeoverTimer: Timer | undefined = undefined;
@@ -178,26 +188,82 @@ export class RelayRoute implements TrackServer {
         `Cannot fetch: group ${sequence} is not in the cache`,
       );
     }
-    if (!this.#link.capacity.takeFetch()) {
-      const message = `Cannot fetch group ${sequence}: too many fetches are running`;
-      throw new MoqError("fetch", "relayLimit", message);
-    }
-    try {
-      const reader = await session.fetch(this.path, name, { group: sequence, priority, signal });
-      for await (const frame of reader) {
-        const { timestamp } = reader;
-        await group.writeFrame(frame, { timestamp });
-      }
-    } finally {
-      this.#link.capacity.giveFetch();
+    using _slot = this.#takeFetch("fetch", request.session);
+    // Aborting the group also aborts the signal.
+    using stall = this.#startStall(() => group.abort("timeout"));
+    const reader = await session.fetch(this.path, name, { group: sequence, priority, signal });
+    for await (const frame of reader) {
+      stall.restart();
+      await group.writeFrame(frame, { timestamp: reader.timestamp });
+      stall.restart();
     }
   }
 
-  /** Requests the fixed properties of a track from the source. */
-  async trackInfo(name: string): Promise<Partial<TrackInfoMessage>> {
-    const session = this.#active?.session;
-    if (session === undefined || !VERSIONS[session.version].timestamps) return {};
-    return await session.trackInfo(this.path, name);
+  /**
+   * Requests the fixed properties of a track from the source, once for all who ask at the same time.
+   */
+  async trackInfo(
+    name: string,
+    { session, signal }: Pick<FetchRequest, "session" | "signal">,
+  ): Promise<Partial<TrackInfoMessage>> {
+    const source = this.#active?.session;
+    if (source === undefined || !VERSIONS[source.version].timestamps) return {};
+    let request = this.#infos.get(name);
+    // No one joins a request that is being cancelled.
+    if (request === undefined || request.asking.signal.aborted) {
+      const slot = this.#takeFetch("subscribe", session);
+      const asking = new AbortController();
+      request = { asking, info: this.#askInfo(name, { source, slot, asking }), askers: 0 };
+      this.#infos.set(name, request);
+    }
+    request.askers++;
+    try {
+      return await untilAborted(request.info, signal);
+    } finally {
+      if (--request.askers === 0) request.asking.abort(signal.reason);
+    }
+  }
+
+  async #askInfo(
+    name: string,
+    { source, slot, asking }: {
+      readonly source: TrackOrigin;
+      readonly slot: Disposable;
+      readonly asking: AbortController;
+    },
+  ): Promise<TrackInfoMessage> {
+    using _slot = slot;
+    using _stall = this.#startStall(() => {
+      const message = `The source did not describe ${this.path} ${name} in time`;
+      asking.abort(new MoqError("subscribe", "timeout", message));
+    });
+    try {
+      return await source.trackInfo(this.path, name, { signal: asking.signal });
+    } finally {
+      if (this.#infos.get(name)?.asking === asking) this.#infos.delete(name);
+    }
+  }
+
+  /** Takes a slot for a request to the source. */
+  #takeFetch(scope: "fetch" | "subscribe", session: SubscriberSession): Disposable {
+    const slot = this.#link.capacity.takeFetch(session);
+    if (typeof slot !== "string") return slot;
+    const message = "Cannot ask the source: too many requests are running";
+    throw new MoqError(scope, slot, message);
+  }
+
+  /** Calls back once a request to the source has made no progress for `stallTimeoutMs`. */
+  #startStall(onStall: () => void): Disposable & { restart(): void } {
+    const { runtime, live: { stallTimeoutMs = STALL_TIMEOUT_MS } } = this.#link;
+    const start = () => startTimer(runtime, stallTimeoutMs, onStall);
+    let timer = start();
+    return {
+      restart() {
+        runtime.clearTimeout(timer);
+        timer = start();
+      },
+      [Symbol.dispose]: () => runtime.clearTimeout(timer),
+    };
   }
 
   #trackOf(name: string, source: RelaySource, slot: Slot): RelayTrack {
@@ -259,6 +325,8 @@ export class RelayRoute implements TrackServer {
     this.#publication?.end();
     this.#publication = undefined;
     for (const track of [...this.#tracks.values()]) track.end("notFound");
+    const gone = new MoqError("subscribe", "notFound", `The broadcast ${this.path} has ended`);
+    for (const { asking } of this.#infos.values()) asking.abort(gone);
   }
 
   #delayTakeover(): void {
