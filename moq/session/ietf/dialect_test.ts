@@ -9,6 +9,7 @@ import { MoqRelay } from "../../live/relay.ts";
 import { MoqSession } from "../session.ts";
 import { TrackMux } from "../../track/mux.ts";
 import type { TrackReader } from "../../track/track_reader.ts";
+import type { TrackWriter } from "../../track/track_writer.ts";
 import { MoqError } from "../../wire/errors.ts";
 import {
   DraftType,
@@ -77,6 +78,28 @@ for (const { version, draft } of DRAFTS) {
     assertEquals((await soon(session.closed)).reason, "protocolViolation");
     await turns();
     assertEquals(watching, 0);
+  });
+
+  Deno.test(`${version}: a change before the subscription is accepted follows its response`, async () => {
+    const tracks: TrackWriter[] = [];
+    const mux = new TrackMux();
+    mux.publish("/a", {
+      acceptLater: true,
+      async serveTrack(track) {
+        tracks.push(track);
+        await new Promise<void>((resolve) => track.whenEnded(resolve));
+      },
+    });
+    await using ends = await moqEnds(version, { mux });
+    const track = await ends.client.subscribe("/a", "b", { startGroup: 9 });
+    await until(() => tracks.length === 1);
+    await track.update({ startGroup: 3, priority: 7 });
+    await turns(20);
+    tracks[0]!.accept();
+    await soon(track.ready);
+    await until(() => tracks[0]!.subscription.priority === 7);
+    assertEquals(tracks[0]!.subscription.startGroup, 3);
+    assertEquals([ends.client.isClosed, ends.server.isClosed], [false, false]);
   });
 
   Deno.test(`${version}: a subscription that wants no objects yet starts them with an update`, async () => {

@@ -95,7 +95,7 @@ export class DraftOffers {
       return peer.reject(exchange, "duplicateId", "The track is published already");
     }
     const { received, remove } = this.#subscriber.register(offered.alias);
-    const updates = new RequestUpdates(peer, () => exchange);
+    const updates = new RequestUpdates(peer, exchange);
     this.#offers.set(key, { received, updates, id: offered.requestId });
     try {
       this.#accept(exchange, offered, updates);

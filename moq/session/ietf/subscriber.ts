@@ -77,7 +77,7 @@ export class DraftSubscriber {
     const requestId = peer.nextId();
     let exchange: Exchange | undefined;
     let left: number | undefined;
-    const updates = new RequestUpdates(peer, () => exchange);
+    const updates = new RequestUpdates(peer);
     const track = createReader(peer, { path, name, id: requestId }, {
       options,
       update: (parameters) => updates.send(parameters),
@@ -174,7 +174,7 @@ export class DraftSubscriber {
       remove = registered.remove;
       registered.received.reader = track;
       track.accept(undefined);
-      updates.responded();
+      updates.accepted(exchange);
       this.deliverEarly(alias, registered.received);
       responded();
       const { received } = registered;
@@ -230,19 +230,20 @@ export async function followTrack(
 /** The changes of a request: one at a time, because a peer may limit unanswered ones. */
 export class RequestUpdates {
   readonly #peer: DraftPeer;
-  readonly #exchangeOf: () => Exchange | undefined;
+  /** The request; `undefined` until it is accepted. */
+  #exchange: Exchange | undefined;
   #isWaiting = false;
   /** Changes that were not sent yet. */
   #next: DraftParameters | undefined = undefined;
 
-  constructor(peer: DraftPeer, exchangeOf: () => Exchange | undefined) {
+  constructor(peer: DraftPeer, exchange?: Exchange) {
     this.#peer = peer;
-    this.#exchangeOf = exchangeOf;
+    this.#exchange = exchange;
   }
 
   /** Sends a change now, or together with later ones after the response to the last one. */
   async send(parameters: DraftParameters): Promise<void> {
-    const exchange = this.#exchangeOf();
+    const exchange = this.#exchange;
     if (this.#isWaiting || exchange === undefined) {
       this.#next = { ...this.#next, ...parameters };
       return;
@@ -254,7 +255,13 @@ export class RequestUpdates {
     );
   }
 
-  /** Called once the peer has accepted the last change, or the request itself. */
+  /** Called once the peer has accepted the request: its response precedes those to changes. */
+  accepted(exchange: Exchange): void {
+    this.#exchange = exchange;
+    this.responded();
+  }
+
+  /** Called once the peer has accepted the last change. */
   responded(): void {
     this.#isWaiting = false;
     const next = this.#next;
