@@ -131,8 +131,11 @@ export interface MoqPublishOptions {
 /** The options for {@linkcode TrackMux}. */
 export interface TrackMuxOptions {
   /**
-   * The id of this program in the hops of announcements: 1 to 2^62 - 1; random by default. Relays
-   * use it to detect loops.
+   * The id of this program in the hops of announcements: 1 to 2^62 - 1; random by default.
+   *
+   * Relays use it to detect loops, and continue the tracks of a publisher that returns with the same
+   * id in a new session. A publisher that restarts its group numbers must use a new id: otherwise a
+   * relay that still has the old session waits for numbers above the old ones.
    */
   readonly hopId?: bigint | undefined;
   /**
