@@ -114,6 +114,15 @@ export class LiveSubscriber implements DeliveryOwner {
 
   /** Handles an update of the subscription. */
   updated(): void {
+    const before = this.#start;
+    const { startGroup = before, endGroup = Infinity } = this.track.subscription;
+    this.#start = Math.min(before, startGroup);
+    const newest = this.#newest;
+    const sequence = newest?.sequence ?? before;
+    // An earlier start includes the newest group, but no older ones.
+    if (newest?.isWhole && sequence >= startGroup && sequence < before && sequence <= endGroup) {
+      this.#take(newest);
+    }
     this.#expire();
     this.#checkEnd();
   }

@@ -134,6 +134,46 @@ for (const version of LIVE_VERSIONS) {
   });
 }
 
+for (const version of ["moq-lite-04", "moq-lite-05", "moqt-18", "moqt-20", "moqt-22"] as const) {
+  Deno.test(`MoqRelay serves all subscribers after one that starts far in the future over ${version}`, async () => {
+    await using net = new RelayNet(version);
+    const { relay, publisher, viewer } = await net.live();
+    const other = await net.join(relay);
+    publisher.write("one");
+    publisher.write("two");
+    const far = await viewer.client.subscribe("/live", "x", { startGroup: 1_000_000_000 });
+    await until(() => publisher.live.subscribers === 1);
+    const near = await other.client.subscribe("/live", "x", { startGroup: 4 });
+    await until(() => publisher.tracks.at(-1)?.subscription.startGroup === 4);
+    far.close();
+    await until(() => served(viewer) === 0);
+    const newest = await viewer.client.subscribe("/live", "x");
+    assertEquals((await newest.nextGroup())?.sequence, 2);
+    publisher.write("three");
+    assertEquals((await newest.nextGroup())?.sequence, 3);
+    publisher.write("four");
+    assertEquals((await newest.nextGroup())?.sequence, 4);
+    assertEquals((await near.nextGroup())?.sequence, 4);
+    // Draft 18 changes its one subscription.
+    assertEquals(publisher.tracks.length, version === "moqt-18" ? 1 : 3);
+  });
+
+  Deno.test(`MoqRelay forwards past groups to the first subscriber over ${version}`, async () => {
+    await using net = new RelayNet(version);
+    const { relay, publisher, viewer: { client } } = await net.live();
+    const other = await net.join(relay);
+    for (const text of ["one", "two", "three"]) publisher.write(text);
+    const options = { startGroup: 2, endGroup: 4, ordered: true };
+    const past = await client.subscribe("/live", "x", options);
+    const reading = readAll(past);
+    await other.client.subscribe("/live", "x");
+    await until(() => publisher.live.subscribers > 0);
+    await turns(20);
+    publisher.write("four");
+    assertEquals(await reading, ["2: two", "3: three", "4: four"]);
+  });
+}
+
 /** A publisher at one of three relays that are all connected, and a subscriber at another one. */
 interface Ring {
   readonly relays: readonly [MoqRelay, MoqRelay, MoqRelay];

@@ -5,6 +5,7 @@ import type { TrackReader } from "../track/track_reader.ts";
 import type { SubscriberSession, TrackWriter } from "../track/track_writer.ts";
 import { type MissedGroups, MoqError, type MoqErrorName, MoqLaggedError } from "../wire/errors.ts";
 import type { BroadcastPath } from "../wire/path.ts";
+import { VERSIONS } from "../wire/versions.ts";
 import { LiveTrack, type LiveTrackOptions } from "./live_track.ts";
 import type { RelaySource } from "./relay_source.ts";
 
@@ -28,6 +29,8 @@ export interface RelayTrackLink {
 
 interface Upstream {
   readonly source: RelaySource;
+  /** The first requested group; `undefined` for the newest one. */
+  startGroup: number | undefined;
   readonly controller: AbortController;
   readonly begun: PromiseWithResolvers<void>;
   readonly groups: Set<GroupReader>;
@@ -66,10 +69,11 @@ export class RelayTrack {
     const served = this.live.serve(track);
     if (this.#isReady) track.accept();
     else this.#unaccepted.add(track);
+    const { startGroup } = track.subscription;
     if (this.#upstream === undefined && !this.#isOver) {
       this.#asked = this.live.demand ?? this.#asked;
-      this.#subscribe(track.subscription.startGroup);
-    }
+      this.#subscribe(startGroup);
+    } else this.#widen(startGroup);
     try {
       await served;
     } finally {
@@ -87,7 +91,7 @@ export class RelayTrack {
     const old = this.#upstream;
     if (old === undefined) return;
     this.#resume();
-    void this.#retire(old);
+    void this.#retire(old, this.#upstream!.begun.promise);
   }
 
   /** Ends the track if it has no subscribers, to free its slot; `false` if it has some. */
@@ -114,9 +118,29 @@ export class RelayTrack {
     this.#subscribe(newestGroup === undefined ? undefined : newestGroup + 1);
   }
 
+  /**
+   * Subscribes again for a subscriber that starts before the first requested group, which may be
+   * far in the future. Once a group has arrived, all later ones follow.
+   */
+  #widen(startGroup: number | undefined): void {
+    const old = this.#upstream;
+    if (this.#isOver || old?.startGroup === undefined) return;
+    if (this.live.newestGroup !== undefined || (startGroup ?? -1) >= old.startGroup) return;
+    if (VERSIONS[old.source.session.version].draft?.oneSubscription) {
+      old.startGroup = startGroup ?? 0;
+      old.reader?.update({ startGroup: old.startGroup }).catch(() => {}); // `nextGroup` rejects, too.
+      return;
+    }
+    if (startGroup !== undefined) leave(old);
+    // The old subscription may still deliver groups that are older than the newest one.
+    else void this.#retire(old);
+    this.#subscribe(startGroup);
+  }
+
   #subscribe(startGroup: number | undefined): void {
     const upstream: Upstream = {
       source: this.#source,
+      startGroup,
       controller: new AbortController(),
       begun: Promise.withResolvers(),
       groups: new Set(),
@@ -124,11 +148,12 @@ export class RelayTrack {
       reader: undefined,
     };
     this.#upstream = upstream;
-    void this.#run(upstream, startGroup).finally(() => upstream.begun.resolve());
+    void this.#run(upstream).finally(() => upstream.begun.resolve());
   }
 
-  async #run(upstream: Upstream, startGroup: number | undefined): Promise<void> {
+  async #run(upstream: Upstream): Promise<void> {
     const { path, name } = this.#link;
+    const { startGroup } = upstream;
     const { signal } = upstream.controller;
     try {
       const reader = upstream.reader = await upstream.source.session.subscribe(path, name, {
@@ -137,6 +162,9 @@ export class RelayTrack {
         signal,
         onMissed: (missed, reason) => this.#missed(missed, reason),
       });
+      if (upstream.startGroup !== startGroup) {
+        await reader.update({ startGroup: upstream.startGroup });
+      }
       reader.ready.then(() => this.#accepted(upstream), () => {}); // `nextGroup` rejects, too.
       for (let group; (group = await this.#next(reader)) !== null;) {
         upstream.begun.resolve();
@@ -162,8 +190,9 @@ export class RelayTrack {
   }
 
   async #pump(group: GroupReader, upstream: Upstream): Promise<void> {
-    // Another source delivered the group, or it is too old.
-    if (!this.live.canOpen(group.sequence)) return group.cancel("expired");
+    // Another subscription delivers the group, or it is too old.
+    const isLeft = upstream.controller.signal.aborted;
+    if (isLeft || !this.live.canOpen(group.sequence)) return group.cancel("expired");
     const live = this.live.openGroup(group.sequence);
     upstream.groups.add(group);
     try {
@@ -206,13 +235,16 @@ export class RelayTrack {
     this.#resume();
   }
 
-  /** Gives a replaced source time to finish its groups, then cancels the subscription. */
-  async #retire(old: Upstream): Promise<void> {
+  /**
+   * Gives a replaced subscription time to finish its groups, then cancels it.
+   *
+   * @param begun Resolves when the groups in flight are the last needed ones.
+   */
+  async #retire(old: Upstream, begun?: Promise<void>): Promise<void> {
     const late = Promise.withResolvers<void>();
     const timer = this.#link.runtime.setTimeout(() => late.resolve(), RETIRE_MS);
-    const begun = this.#upstream!.begun.promise;
     const isOver = () => this.#isOver || old.source.session.isClosed;
-    if (!isOver()) await Promise.race([begun, late.promise, sourceEnd(old)]);
+    if (!isOver()) await Promise.race([begun ?? late.promise, late.promise, sourceEnd(old)]);
     if (!isOver()) await Promise.race([Promise.all(old.pumps), late.promise, sourceEnd(old)]);
     this.#link.runtime.clearTimeout(timer);
     leave(old);
