@@ -158,6 +158,28 @@ for (const version of ["moq-lite-04", "moq-lite-05", "moqt-18", "moqt-20", "moqt
     assertEquals(publisher.tracks.length, version === "moqt-18" ? 1 : 3);
   });
 
+  Deno.test(`MoqRelay gives up sources that accept and fail in turn over ${version}`, async () => {
+    await using net = new RelayNet(version);
+    const relay = net.relay();
+    let asked = 0;
+    for (let sources = 1; sources <= 2; sources++) {
+      const mux = new TrackMux({ hopId: 77n });
+      mux.publish("/live", async (track) => {
+        const group = await track.openGroup(++asked);
+        await group.close();
+        throw new MoqError("subscribe", "internal", "The source has failed");
+      });
+      await net.join(relay, mux);
+    }
+    const { client } = await net.join(relay);
+    await until(() => relay.mux.size === 1);
+    await turns(20);
+    const track = await client.subscribe("/live", "x");
+    await assertRejects(() => readAll(track), MoqError);
+    // In the drafts, the sources count as different publishers.
+    assertEquals(asked, VERSIONS[version].draft === undefined ? 2 : 1);
+  });
+
   Deno.test(`MoqRelay forwards past groups to the first subscriber over ${version}`, async () => {
     await using net = new RelayNet(version);
     const { relay, publisher, viewer: { client } } = await net.live();

@@ -12,6 +12,9 @@ import type { RelaySource } from "./relay_source.ts";
 /** The longest time for a replaced source to finish its groups in flight, in milliseconds. */
 const RETIRE_MS = 5_000;
 
+/** The time after acceptance after which a source counts as stable, in milliseconds. */
+const STABLE_MS = 5_000;
+
 export interface RelayTrackLink {
   readonly runtime: Runtime;
   readonly path: BroadcastPath;
@@ -36,6 +39,8 @@ interface Upstream {
   readonly groups: Set<GroupReader>;
   readonly pumps: Set<Promise<void>>;
   reader: TrackReader | undefined;
+  /** The time of acceptance, by the monotonic clock; `Infinity` before that. */
+  acceptedAt: number;
 }
 
 export class RelayTrack {
@@ -146,6 +151,7 @@ export class RelayTrack {
       groups: new Set(),
       pumps: new Set(),
       reader: undefined,
+      acceptedAt: Infinity,
     };
     this.#upstream = upstream;
     void this.#run(upstream).finally(() => upstream.begun.resolve());
@@ -222,12 +228,15 @@ export class RelayTrack {
   #accepted(upstream: Upstream): void {
     if (this.#upstream !== upstream) return;
     this.#isReady = true;
-    this.#failed.clear();
+    upstream.acceptedAt = this.#link.runtime.monotonic();
     for (const track of this.#unaccepted) track.accept();
     this.#unaccepted.clear();
   }
 
-  #sourceFailed({ source }: Upstream, error: unknown): void {
+  #sourceFailed({ source, acceptedAt }: Upstream, error: unknown): void {
+    // Sources that accept and then fail are not tried in turn forever.
+    const heldMs = this.#link.runtime.monotonic() - acceptedAt;
+    if (heldMs >= STABLE_MS) this.#failed.clear();
     this.#failed.add(source);
     const next = this.#link.next(this.#failed);
     if (next === undefined) return this.end(reasonOf(error));
