@@ -341,7 +341,7 @@ export class ServerListener {
    */
   async #retry(options: WebTransportServeOptions): Promise<void> {
     const { runtime, onListen } = this.#options;
-    const since = runtime.monotonic();
+    const since = runtime.now();
     let isReported = onListen !== undefined || this.#error === undefined;
     let delayMs = RETRY_MS;
     for (let attempt = 1;; attempt++) {
@@ -366,7 +366,7 @@ export class ServerListener {
           this.#retrying = undefined;
           return this.#options.console.failed("Listening for WebTransport", error);
         }
-        if (isReported || runtime.monotonic() - since < REPORT_MS) continue;
+        if (isReported || runtime.now() - since < REPORT_MS) continue;
         isReported = true;
         print(`WebTransport is off: ${textOf(error)}; retrying until the port is free`);
       }
