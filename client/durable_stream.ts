@@ -3,7 +3,7 @@
  * starts.
  */
 import { RequestError, SessionClosedError } from "../errors.ts";
-import { textOf } from "../base/error_text.ts";
+import { checkType, textOf } from "../base/error_text.ts";
 import { STREAM_ENDED, STREAM_EPOCH, STREAM_PREFIX } from "../session/wire/recovery.ts";
 import type { ClientSubscribeOptions } from "./client_options.ts";
 import type { Subscription } from "./subscriptions/subscription.ts";
@@ -179,11 +179,7 @@ function misfitOf(topic: string, cause: unknown): RequestError {
 
 /** Rejects a wrong id or offset: the server's error could not name the caller's option. */
 function checkStart({ id, offset }: Pick<DurableStream, "id" | "offset">): void {
-  if (typeof id !== "string" || !id) {
-    throw new TypeError(
-      `Cannot read stream: id must be a non-empty string, received ${JSON.stringify(id)}`,
-    );
-  }
+  checkType("read stream", "id", id, "string");
   if (!offset || /^(-1|now|\d{16}_[0-9a-z]{8}(~\d+)?)$/.test(offset)) return;
   throw new RequestError(
     "malformed",

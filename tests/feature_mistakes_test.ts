@@ -260,12 +260,10 @@ Deno.test("Reading a durable stream rejects a wrong id or offset, by the caller'
     assertEquals(await messageOf(client.durableStream("log", { after })), message);
     assertEquals(await messageOf(streams.read("log", { after })), message);
   }
-  for (const [id, received] of [[undefined, "undefined"], ["", '""']] as const) {
-    assertEquals(
-      await messageOf(client.durableStream(id!)),
-      `Cannot read stream: id must be a non-empty string, received ${received}`,
-    );
-  }
+  assertEquals(
+    await messageOf(client.durableStream(undefined!)),
+    "Cannot read stream: id must be a string, received undefined",
+  );
   await assertRejects(
     () => streams.create({} as never),
     TypeError,
