@@ -18,8 +18,7 @@ import { ConnectionError, UnsupportedError } from "../../errors.ts";
 import { DecisionFault } from "../../base/decision.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { startTimer, within } from "../../base/wait.ts";
-import { textOf } from "../../base/error_text.ts";
-import { describe } from "../../base/error_text.ts";
+import { checkType, textOf } from "../../base/error_text.ts";
 import type { Connection } from "../../transport/connection.ts";
 import type { AnnouncementReader } from "../track/announcement.ts";
 import type { GroupReader } from "../track/group_reader.ts";
@@ -602,7 +601,7 @@ export class MoqSession implements AsyncDisposable {
    */
   subscribe(path: string, name: string, options: MoqSubscribeOptions = {}): Promise<TrackReader> {
     checkOptions("subscribe", options, SUBSCRIBE);
-    checkName("subscribe", name);
+    checkType("subscribe", "name", name, "string");
     return this.#dialect.subscribe(broadcastPath(path), name, options);
   }
 
@@ -627,7 +626,7 @@ export class MoqSession implements AsyncDisposable {
   ): Promise<GroupReader> {
     checkOptions("fetch", options, FETCH);
     checkGiven(options.group, "number", { verb: "fetch", path: "group" });
-    checkName("fetch", name);
+    checkType("fetch", "name", name, "string");
     return await this.#dialect.fetch(broadcastPath(path), name, options);
   }
 
@@ -647,7 +646,7 @@ export class MoqSession implements AsyncDisposable {
     options: { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<TrackInfoMessage> {
     checkOptions("read track info", options, SIGNAL);
-    checkName("read track info", name);
+    checkType("read track info", "name", name, "string");
     return await this.#dialect.trackInfo(broadcastPath(path), name, options);
   }
 
@@ -825,11 +824,6 @@ export class MoqSession implements AsyncDisposable {
     this.#context.streams?.end();
     this.#closed.resolve(info);
   }
-}
-
-function checkName(verb: string, name: unknown): void {
-  if (typeof name === "string") return;
-  throw new TypeError(`Cannot ${verb}: name must be a string, received ${describe(name)}`);
 }
 
 function localEnd(

@@ -1,7 +1,7 @@
 /**
  * The durable streams of one node: logs of the broker with forks, expiry, and readers that wait.
  */
-import { describe } from "../../base/error_text.ts";
+import { checkType } from "../../base/error_text.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import { type Quota, Quotas, type QuotaShares, type Slot } from "../../base/quotas/shares.ts";
@@ -1298,9 +1298,7 @@ export function isId(id: string): boolean {
 
 function checkId(id: string): void {
   if (isId(id)) return;
-  if (typeof id !== "string") {
-    throw new TypeError(`Cannot use stream: id must be a string, received ${describe(id)}`);
-  }
+  checkType("use stream", "id", id, "string");
   throw new RangeError(
     `Cannot use stream: the id must have 1 to ${MAX_LOG_ID_BYTES} bytes, be ` +
       `well-formed and have no zero characters, received ${utf8Length(id)} bytes`,
