@@ -69,7 +69,7 @@ async function readOn(
   const read = async () => {
     for await (const _word of client.requestStream("chat:lobby", "hi", { id })) begun.resolve();
   };
-  const over = read().catch(() => begun.resolve());
+  const over = read().catch(begun.reject);
   await begun.promise;
   return { over };
 }

@@ -10,6 +10,7 @@ import { compile } from "npm:svelte@5.57.3/compiler";
 import type { Server } from "../../server.ts";
 import type { LiveStates } from "../../streams/mod.ts";
 import { type Browser, BROWSERS, newPage, type Page, testInBrowsers } from "../browser/browsers.ts";
+import { change, fileIn, partOf, textOf } from "../browser/reader_site.ts";
 import { until } from "../waiting.ts";
 import { blocksOf } from "./blocks.ts";
 import { Tab } from "./tab.ts";
@@ -73,7 +74,7 @@ const RECIPES: readonly Recipe[] = [
 /** Writes a recipe's files into a folder, and bundles a page that shows one of its components. */
 async function bundle(folder: string, recipe: Recipe, view: "Chat" | "Cards"): Promise<string> {
   const { page, extension, compile, main } = recipe;
-  for (const block of blocksOf(page, await readPage(page))) {
+  for (const block of blocksOf(page, textOf(page))) {
     assert(block.kind === "file", `${page} must contain only files`);
     const isComponent = block.path.endsWith(extension);
     const code = isComponent ? compile(block.text, block.path) : block.text;
@@ -107,7 +108,7 @@ interface Exports {
   readonly states: LiveStates;
 }
 
-/** The changes of the server's file: those of the section "Live state", and those of the test. */
+/** Edits of `server.ts`: those that the section "Live state" asks for, and the test's own. */
 const CHANGES: readonly (readonly [before: string, after: string])[] = [
   [
     'from "@skein/skein";',
@@ -143,18 +144,15 @@ class RecipeServer implements AsyncDisposable {
 
   static async start(recipe: Recipe, view: "Chat" | "Cards"): Promise<RecipeServer> {
     const folder = await Deno.makeTempDir();
-    const files = new Map<string, string>();
-    for (const block of blocksOf(SERVER_PAGE, await readPage(SERVER_PAGE))) {
-      if (block.kind === "file") files.set(block.path, block.text);
-    }
-    const [state = ""] = /^state: .*,$/m.exec(await readPage("docs/recipes/svelte.md")) ?? [];
-    const contract = files.get("web/src/contract.ts")!;
+    const state = partOf("docs/recipes/svelte.md", /^state: .*,$/m);
+    const contract = fileIn(SERVER_PAGE, "web/src/contract.ts");
+    const program = fileIn(SERVER_PAGE, "server.ts");
     await Deno.mkdir(`${folder}/web/src`, { recursive: true });
     await Deno.mkdir(`${folder}/web/dist`);
     for (
       const [path, text] of [
-        ["web/src/contract.ts", changed(contract, [["({", `({ ${state}`]])],
-        ["server.ts", changed(files.get("server.ts")!, CHANGES)],
+        ["web/src/contract.ts", change(contract, "({", `({ ${state}`)],
+        ["server.ts", CHANGES.reduce((text, [part, other]) => change(text, part, other), program)],
         ["web/dist/index.html", '<!DOCTYPE html><script type="module" src="/page.js"></script>'],
         ["web/dist/page.js", await bundle(`${folder}/web/src`, recipe, view)],
       ] as const
@@ -168,17 +166,6 @@ class RecipeServer implements AsyncDisposable {
     await this.server.close();
     await Deno.remove(this.#folder, { recursive: true });
   }
-}
-
-function readPage(page: string): Promise<string> {
-  return Deno.readTextFile(new URL(page, ROOT));
-}
-
-function changed(text: string, changes: typeof CHANGES): string {
-  return changes.reduce((text, [before, after]) => {
-    assert(text.includes(before), `${SERVER_PAGE} must contain: ${before}`);
-    return text.replace(before, () => after);
-  }, text);
 }
 
 /** Replaces the names of packages, which have no import map in a temporary folder. */

@@ -51,10 +51,6 @@ export const PLANNED = "planned failure";
 
 const REPORTED = { reported: PLANNED } as const;
 
-function only(server: TestServer): Session {
-  return server.manager.all()[0]! as unknown as Session;
-}
-
 /** Opens a client, and waits for its session. */
 async function withClient(
   options: Parameters<typeof testServer>[0],
@@ -66,7 +62,7 @@ async function withClient(
   client.status.subscribe(() => {});
   await client.whenConnected();
   await until(() => server.manager.all().length === 1);
-  await run(only(server), server);
+  await run(server.manager.all()[0]! as unknown as Session, server);
 }
 
 export const UNAWAITED: readonly UnawaitedCallback[] = [
