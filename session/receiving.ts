@@ -6,7 +6,6 @@
  */
 import {
   CloseCode,
-  RequestError,
   type RequestFailure,
   type SessionClosedError,
   TimeoutError,
@@ -33,7 +32,7 @@ import {
 import { MAX_JOINED_BYTES } from "./queue/frames.ts";
 import { type Consumer, ReceiveQueue } from "./queue/receive_queue.ts";
 import { Replies } from "./replies.ts";
-import type { Sending } from "./sending.ts";
+import { type Sending, toRequestError } from "./sending.ts";
 import {
   report,
   type SessionRequests,
@@ -686,7 +685,7 @@ export class Receiving
     const told = this.faults.misfit(id, failure);
     if (told !== undefined) this.replies.fail(id, told);
     if (id !== null || this.#settings.side === "server") return undefined;
-    const error = new RequestError(failure.code, failure.message, failure);
+    const error = toRequestError(failure);
     return (this.faults.tell(error, { data, onInvalid }) as Promise<void>)?.then?.(() => undefined);
   }
 

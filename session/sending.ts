@@ -637,6 +637,7 @@ function unexpectedParts(): RequestError {
   return new RequestError("invalid", "The response streams: read it with requestStream()");
 }
 
-function toRequestError(failure: RequestFailure): RequestError {
+/** The error for a failure, as the application receives it. */
+export function toRequestError(failure: RequestFailure): RequestError {
   return new RequestError(failure.code, failure.message, failure);
 }

@@ -7,6 +7,7 @@ import { validate } from "../base/standard_schema.ts";
 import { waitFor } from "../base/wait.ts";
 import { RequestError } from "../errors.ts";
 import { misfitOf } from "../session/contract.ts";
+import { toRequestError } from "../session/sending.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { Session } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings/settings.ts";
@@ -374,10 +375,7 @@ function resumesOf(
           schema ? await validate(schema, input) : { ok: true as const, value: input })();
       const what = `result from the schema of "${pattern}"`;
       const outcome = await waitFor(runtime, checked, { what, timeoutMs });
-      if (!outcome.ok) {
-        const failure = misfitOf(topic, outcome);
-        throw new RequestError(failure.code, failure.message, failure);
-      }
+      if (!outcome.ok) throw toRequestError(misfitOf(topic, outcome));
       return resume({ topic, pattern, params, data: outcome.value, user }, progress);
     };
   };

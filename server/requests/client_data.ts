@@ -1,7 +1,7 @@
 /** Checks of data that clients send. */
-import { RequestError } from "../../errors.ts";
 import { type StandardSchema, validate } from "../../base/standard_schema.ts";
 import { misfitOf } from "../../session/contract.ts";
+import { toRequestError } from "../../session/sending.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { encodeMessage } from "../../session/wire/encode.ts";
 
@@ -23,8 +23,7 @@ export async function checkData(
     ? await session[internals].inTime("the schema of a publication", checking)
     : checking;
   if (outcome.ok) return outcome.value;
-  const failure = misfitOf(topic, outcome);
-  throw new RequestError(failure.code, failure.message, failure);
+  throw toRequestError(misfitOf(topic, outcome));
 }
 
 /** Checks whether a message can hold the data. */
