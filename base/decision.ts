@@ -44,9 +44,10 @@ export class DecisionFault extends Error {
    * Creates the fault for a function that threw.
    *
    * @param decision Name of the function.
-   * @param cause The thrown value.
+   * @param cause The thrown value. A fault, such as that of a result, is returned as it is.
    */
   static thrown(decision: string, cause: unknown): DecisionFault {
+    if (cause instanceof DecisionFault) return cause;
     const text = cause instanceof Error
       ? `${cause.name}: ${cause.message}`
       : typeof cause === "string"
@@ -121,9 +122,7 @@ export async function decide<T>(
   try {
     return await ask();
   } catch (error) {
-    if (error instanceof DecisionFault || decisions.some((one) => error instanceof one)) {
-      throw error;
-    }
+    if (decisions.some((one) => error instanceof one)) throw error;
     throw DecisionFault.thrown(decision, error);
   }
 }

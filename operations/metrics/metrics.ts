@@ -127,8 +127,7 @@ class MetricsEndpoint implements HttpMount {
     try {
       isAllowed = this.#isAllowed(request, info);
     } catch (error) {
-      const fault = error instanceof DecisionFault ? error : DecisionFault.thrown(ALLOW, error);
-      this.#host.report(ALLOW, fault);
+      this.#host.report(ALLOW, DecisionFault.thrown(ALLOW, error));
       return text("The server cannot tell now, try again later\n", 503, { "retry-after": "5" });
     }
     if (!isAllowed) {

@@ -580,9 +580,7 @@ export class Admission<V> {
       }
       return { address, rejection: undefined };
     } catch (cause) {
-      const fault = cause instanceof DecisionFault
-        ? cause
-        : DecisionFault.thrown("clientAddress", cause);
+      const fault = DecisionFault.thrown("clientAddress", cause);
       return { address: undefined, rejection: new Rejected(503, LATER, { cause, fault }) };
     }
   }

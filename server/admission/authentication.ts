@@ -287,9 +287,7 @@ function rejectionOf(error: unknown, isAwaited: boolean): Rejected {
   if (error instanceof AuthenticationError) {
     return new Rejected(error.status, error.message, { cause: error });
   }
-  const fault = error instanceof DecisionFault
-    ? error
-    : DecisionFault.thrown("authenticate", error);
+  const fault = DecisionFault.thrown("authenticate", error);
   return new Rejected(503, LATER, { cause: fault.cause, fault: isAwaited ? fault : undefined });
 }
 
