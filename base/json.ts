@@ -34,13 +34,13 @@ export function encodeJson(data: unknown, verb: string, holder: unknown = data):
     // A `toJSON` may return nothing. Inside a string the quotes would be escaped.
     const isDropped = typeof data === "object" && (data as Holder | null)?.toJSON &&
       !text?.includes(holder === data ? "" : '"data":');
-    if (!isDropped) lost = isCertain([data], true) ? undefined : findLost(data, new Set());
+    if (!isDropped) lost = isCertain([data], true) ? undefined : findLost(data, true);
     if (lost === undefined) return text!;
   } catch (cause) {
     // A cycle, a bigint, or a `toJSON` or a getter that throws.
     options = { cause };
     try {
-      lost = findLost(data, new Set()) ?? lost;
+      lost = findLost(data, true) ?? lost;
     } catch {
       // It throws again.
     }
@@ -95,7 +95,7 @@ export function isCertain(value: object, replaced: boolean): boolean {
 type Holder = Readonly<Record<string, unknown>>;
 
 /** A value that JSON would drop or change, and its path. */
-interface Lost {
+export interface Lost {
   readonly value: unknown;
   /** Keys, each after a dot. */
   readonly path: string;
@@ -105,17 +105,25 @@ interface Lost {
  * Finds a value that JSON would drop or change, or an object inside itself. A key with the value
  * `undefined` counts as absent.
  *
+ * @param replaced True if an object with a `toJSON` is not lost.
  * @param around The objects that contain the value.
+ * @throws What reading the value throws; a `RangeError` if it is nested too deep.
  */
-function findLost(value: unknown, around: Set<unknown>): Lost | undefined {
+export function findLost(
+  value: unknown,
+  replaced: boolean,
+  around: Set<unknown> = new Set(),
+): Lost | undefined {
   const here = { value, path: "" };
   if (typeof value !== "object" || !value) return isCertain([value], true) ? undefined : here;
   const isArray = Array.isArray(value);
-  if ((value as Holder).toJSON) return undefined;
-  if (around.has(value) || !isArray && !isPlain(value)) return here;
+  const replaces = (value as Holder).toJSON;
+  if (replaces && replaced) return undefined;
+  if (around.has(value) || !(isArray ? !replaces : isPlain(value))) return here;
   around.add(value);
-  for (const [key, item] of isArray ? value.entries() : Object.entries(value)) {
-    const lost = item === undefined && !isArray ? undefined : findLost(item, around);
+  for (const key of isArray ? value.keys() : Object.keys(value)) {
+    const item = (value as Holder)[key];
+    const lost = item === undefined && !isArray ? undefined : findLost(item, replaced, around);
     if (lost) return { value: lost.value, path: `.${key}${lost.path}` };
   }
   around.delete(value);

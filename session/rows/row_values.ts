@@ -1,13 +1,6 @@
 /** The values of rows, on servers and in clients: plain JSON that no one can change in place. */
 import { checkType, describe, textOf } from "../../base/error_text.ts";
-import { isCertain, isPlain } from "../../base/json.ts";
-
-/** A value that a row cannot have, and its place in the row. */
-interface Fault {
-  readonly value: unknown;
-  /** Keys, each after a dot. */
-  readonly path: string;
-}
+import { findLost, isCertain, type Lost } from "../../base/json.ts";
 
 /**
  * Encodes a row. Unlike a message, a row must not contain objects with a `toJSON` method, such as
@@ -19,7 +12,7 @@ interface Fault {
  * @throws {TypeError} If the row is not plain JSON; the message includes the path of the value.
  */
 export function encodeRow(value: unknown, verb = "write state"): string {
-  let fault: Fault | undefined;
+  let fault: Lost | undefined;
   try {
     const text = JSON.stringify(value);
     if (isCertain([value], false)) return text;
@@ -27,7 +20,7 @@ export function encodeRow(value: unknown, verb = "write state"): string {
     // A cycle, a bigint, or a `toJSON` that throws.
   }
   try {
-    fault = faultOf(value, new Set());
+    fault = findLost(value, false);
     if (fault === undefined) return JSON.stringify(value);
   } catch (cause) {
     const rule = cause instanceof RangeError
@@ -104,39 +97,6 @@ export function freezeRow<T>(value: T): T {
     next = open?.pop();
   }
   return value;
-}
-
-/**
- * Finds a value that a row cannot have.
- *
- * @param value The row, or a part of it.
- * @param around The objects that contain the part.
- */
-function faultOf(value: unknown, around: Set<object>): Fault | undefined {
-  switch (typeof value) {
-    case "string":
-    case "boolean":
-      return undefined;
-    case "number":
-      return Number.isFinite(value) ? undefined : { value, path: "" };
-    case "object":
-      break;
-    default:
-      return { value, path: "" };
-  }
-  if (value === null) return undefined;
-  const isList = Array.isArray(value);
-  const mayStay = isList ? !("toJSON" in value) : isPlain(value);
-  if (!mayStay || around.has(value)) return { value, path: "" };
-  around.add(value);
-  const keys = isList ? value.keys() : Object.keys(value);
-  for (const key of keys) {
-    const item = (value as Record<string | number, unknown>)[key];
-    const fault = item === undefined && !isList ? undefined : faultOf(item, around);
-    if (fault !== undefined) return { value: fault.value, path: `.${key}${fault.path}` };
-  }
-  around.delete(value);
-  return undefined;
 }
 
 /** Depth to which rows are compared. A row that is deeper counts as changed. */
