@@ -145,9 +145,11 @@ export function validate<T>(
 
 /**
  * Returns the text of an invalid value, to put after "the contract": the place in the value, and
- * the message, such as ` at items.0: Not a text`.
+ * the message, such as ` at items.0: Not a text`. The path must have no symbols.
  */
-export function placed({ path, message }: Pick<Invalid, "path" | "message">): string {
+export function placed(
+  { path, message }: { readonly path: readonly PropertyKey[]; readonly message: string },
+): string {
   return `${path.length === 0 ? "" : ` at ${path.join(".")}`}: ${message}`;
 }
 

@@ -2,7 +2,7 @@
  * Policies that drop messages from a full send queue. A page loads this module only if it sets such
  * a policy.
  */
-import { attempt } from "../../base/call_safely.ts";
+import { unawaited } from "../../base/call_safely.ts";
 import { encodeEnvelope } from "../wire/encode.ts";
 import { utf8Length } from "../wire/utf8.ts";
 import type { QueuedMessage } from "./frames.ts";
@@ -65,7 +65,7 @@ function ask(
   try {
     const chosen: unknown = policy(topic);
     if (POLICIES.includes(chosen as OverflowPolicy)) return chosen as OverflowPolicy;
-    attempt(() => chosen, () => {}); // Nothing awaits a promise.
+    unawaited(chosen, () => {});
     throw new TypeError(`sendQueue.policy returned ${chosen}`);
   } catch (error) {
     queue.policyError = error;

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { attempt } from "../../base/call_safely.ts";
+import { unawaited } from "../../base/call_safely.ts";
 import { QueueFullError, StreamError, StructuredError } from "../../errors.ts";
 import { describe } from "../../base/error_text.ts";
 import type { DirectStream, DirectWritable } from "../../transport/connection.ts";
@@ -281,7 +281,7 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
     if (onInvalid === "throw") throw error;
     this.#skipped++;
     const told = onInvalid !== "skip" && onInvalid(error);
-    attempt(() => told, (cause) => this.#fail(cause));
+    unawaited(told, (cause) => this.#fail(cause));
     return false;
   }
 

@@ -1,5 +1,6 @@
 /** Reads the changes of a keyed stream from the body of a request. */
 import { z } from "zod";
+import { placed } from "../../base/standard_schema.ts";
 import { badRequest, MAX_TTL_S, tooLarge } from "./request.ts";
 import type { Problem } from "../../server/http/problem.ts";
 import type { ClientChange } from "../logs/change_message.ts";
@@ -96,10 +97,7 @@ function readChange(message: unknown, index: number): ClientChange {
   return { type, key, row, operation, txid, ...conditions, ttlMs, data: value };
 }
 
-function badChange(index: number, { path, message }: z.core.$ZodIssue): Problem {
-  const place = path.length === 0 ? "" : ` at ${path.join(".")}`;
-  return badRequest(
-    "bad-change",
-    `Cannot append: element ${index} is not a change message of the State Protocol${place}: ${message}`,
-  );
+function badChange(index: number, issue: z.core.$ZodIssue): Problem {
+  const rule = `element ${index} is not a change message of the State Protocol`;
+  return badRequest("bad-change", `Cannot append: ${rule}${placed(issue)}`);
 }
