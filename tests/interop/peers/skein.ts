@@ -198,10 +198,10 @@ export async function playSkein(
       protocols: scenario === "protocol" ? OFFERED : [],
     });
   } catch (error) {
-    if (error instanceof ConnectionError && error.status !== undefined) {
-      return { status: error.status };
-    }
-    throw error;
+    if (!(error instanceof ConnectionError) || error.status === undefined) throw error;
+    // The server asks for another try.
+    if (error.status === 503) return await playSkein(scenario, options);
+    return { status: error.status };
   }
   await using _ = connection;
   switch (scenario) {

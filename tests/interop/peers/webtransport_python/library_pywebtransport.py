@@ -91,6 +91,14 @@ async def connect(
             yield Session(session)
 
 
+async def has_flow_control(session: library.WebTransportSession) -> bool:
+    """False if the request arrived before the client's settings.
+
+    The library should wait for them. Instead, it returns no credit to such a client.
+    """
+    return (await session.diagnose()).flow_control_negotiated
+
+
 async def serve(cert: str, key: str, answer) -> None:
     port = free_port()
     config = library.ServerConfig(
@@ -103,6 +111,8 @@ async def serve(cert: str, key: str, answer) -> None:
             await session.reject(status_code=401, headers=headers)
         elif session.path not in PATHS:
             await session.reject(status_code=404)
+        elif session.path == "/echo" and not await has_flow_control(session):
+            await session.reject(status_code=503)
         else:
             offered = session.wt_available_protocols or []
             chosen = "skein.1" if "skein.1" in offered else None
