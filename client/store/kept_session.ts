@@ -134,7 +134,7 @@ export class KeptSession {
   }
 
   #ask(producer: Producer, item: KeptItem): void {
-    const { kept, outbox } = this.#parts;
+    const { kept } = this.#parts;
     const { sending } = this.#core;
     this.#asked++;
     const encode = (id: number) => {
@@ -151,7 +151,6 @@ export class KeptSession {
     }).catch((error) => this.#failed(producer, item, error)).finally(() => {
       this.#asked--;
       this.#settled(item);
-      outbox.notify();
     });
   }
 
@@ -228,7 +227,9 @@ export class KeptSession {
   }
 
   #settled(item: KeptItem): void {
-    if (this.#inFlight.delete(item)) this.#bytes -= item.size;
+    if (!this.#inFlight.delete(item)) return;
+    this.#bytes -= item.size;
+    this.#parts.outbox.notify();
   }
 
   #closedForSize(): void {
