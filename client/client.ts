@@ -809,6 +809,8 @@ export class Client<C extends Contract = Contract>
    * with the code `cancelled`. What was sent before may still be handled. Later calls are kept again.
    *
    * @returns Resolves once the store is empty.
+   * @throws {StoreError} If the store can't be emptied, or belongs to a client that is closed. What
+   * waits in this page is deleted anyway, unless the client is closed.
    *
    * @example Usage
    * ```ts

@@ -364,3 +364,43 @@ Deno.test("What is sent after forget() goes out once the server has handled what
   assertEquals(seen, [1, 2]);
 });
 
+Deno.test("Client.forget() rejects if the store can't be emptied, and once the client is closed", async () => {
+  for (const fault of ["fails", "full", "closed"] as const) {
+    using time = new FakeTime();
+    const { server } = recording();
+    await using _server = server;
+    server.network.down();
+    const device = new Device(server);
+    await using page = device.open({ onError() {} });
+    page.send("t", "secret");
+    await page.flushed({ to: "store" });
+    if (fault === "closed") await page.close();
+    else {
+      device.disk.onOperation = ({ kind }) => {
+        if (kind !== "read") throw new StoreError(fault === "full" ? "full" : "failed", fault);
+      };
+    }
+    const forgotten = assertRejects(() => page.forget(), StoreError, "Cannot forget: ");
+    await passTime(time, 1_000);
+    const { reason } = await forgotten;
+    assertEquals(reason, fault === "fails" ? "failed" : fault);
+    assertEquals(page.outbox.messages, fault === "closed" ? 1 : 0);
+    device.disk.onOperation = undefined;
+  }
+});
+
+Deno.test("A client that is closed during forget() still empties the store", async () => {
+  using time = new FakeTime();
+  const { server } = recording();
+  await using _server = server;
+  server.network.down();
+  const device = new Device(server);
+  const page = device.open();
+  page.send("t", "secret");
+  await page.flushed({ to: "store" });
+  const forgotten = page.forget();
+  const closed = page.close();
+  await passTime(time, 1_000);
+  await Promise.all([forgotten, closed, page.closed]);
+  assertEquals([device.disk.entries, device.disk.openStores], [[], 0]);
+});

@@ -103,6 +103,8 @@ export class Keeper {
   readonly #states = new Set<KeptState>();
   readonly #positions: KeptPositions;
   readonly #confirmed = Promise.withResolvers<boolean>();
+  #forgetting: Promise<void> | undefined;
+  #isEnded = false;
 
   constructor(
     store: Store,
@@ -218,8 +220,10 @@ export class Keeper {
 
   /** Ends with the client. Resolves when the store is closed. */
   async end(error: SessionClosedError): Promise<void> {
+    this.#isEnded = true;
     this.#kept.end(error);
     this.#confirmed.resolve(false);
+    await this.#forgetting?.catch(() => {});
     await Promise.all([this.#kept.written(), this.#positions.written()]);
     await Promise.all(Array.from(this.#states, (state) => state.close()));
     await this.store.close();
@@ -228,11 +232,26 @@ export class Keeper {
 
   /** Deletes everything that is kept for the user. See {@linkcode Client.forget}. */
   async forget(): Promise<void> {
+    if (this.#isEnded) {
+      throw new StoreError(
+        "closed",
+        "Cannot forget: the client is closed; call forget() before close()",
+      );
+    }
+    await (this.#forgetting = this.#forget());
+  }
+
+  async #forget(): Promise<void> {
     this.#positions.clear();
     const locks = await eraseStates(this.store, [...this.#states]);
-    await this.#kept.forget();
+    const isEmpty = await this.#kept.forget();
     for (const lock of locks) lock.release();
     this.#tag = undefined;
+    if (isEmpty) return;
+    const cause = this.store.error;
+    const { reason = "full" } = cause ?? {};
+    const rule = `the store can't delete data now (${reason}); call forget() again after a reload`;
+    throw new StoreError(reason, `Cannot forget: ${rule}`, { cause });
   }
 
   /** Tells the application that something kept won't be sent any more. */

@@ -209,9 +209,9 @@ export class KeptOutbox {
 
   /**
    * Empties the outbox of the user in all pages, and the store. What a session has sent before may
-   * still be handled.
+   * still be handled. Returns false if the store can't be emptied.
    */
-  async forget(): Promise<void> {
+  async forget(): Promise<boolean> {
     await this.opened;
     const { store } = this.#parts;
     if (!store.isExclusive) {
@@ -228,8 +228,9 @@ export class KeptOutbox {
     this.#earlier.length = 0;
     this.#renew();
     await this.#stored.written();
-    await this.#stored.eraseOthers(this.own);
+    const isEmpty = await this.#stored.eraseOthers(this.own);
     for (const id of ids) this.#release(id);
+    return isEmpty;
   }
 
   /** Drops what is too old for the server to recognize it. */

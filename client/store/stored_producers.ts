@@ -97,8 +97,11 @@ export class StoredProducers extends Signal {
     await this.#parts.store.write({ deletes });
   }
 
-  /** Deletes everything that the store has, of any kind, except what belongs to a producer. */
-  async eraseOthers({ id }: Producer): Promise<void> {
+  /**
+   * Deletes everything that the store has, of any kind, except what belongs to a producer. Returns
+   * false if the store has failed.
+   */
+  async eraseOthers({ id }: Producer): Promise<boolean> {
     const record = keyIn("producers", id);
     const items = rangeOf(keyIn("items", id));
     const deletes: StoreRange[] = [
@@ -106,7 +109,7 @@ export class StoredProducers extends Signal {
       { from: after(record), to: items.from },
       { from: items.to! },
     ];
-    await this.#parts.store.write({ deletes });
+    return await this.#parts.store.write({ deletes }) !== undefined;
   }
 
   /** Reads the ids of all producers, also of those that other pages use. */
