@@ -2,7 +2,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { type Client, type ClientOptions, guest, RequestError, type ServeOptions } from "../mod.ts";
-import { keptIn, type OutboxDrop, type Store } from "../client/store/mod.ts";
+import { keptIn, type OutboxDrop, type Store, StoreError } from "../client/store/mod.ts";
 import { liveState } from "../streams/mod.ts";
 import { TestDisk } from "../client/store/test_disk_fixture.ts";
 import { type TestServer, testServer } from "../testing/mod.ts";
@@ -128,6 +128,32 @@ Deno.test("A page sends nothing of a tab that is open", async () => {
   await open.kill();
   await device.pass();
   assertEquals(seen, [2, 1]);
+  await other.kill();
+});
+
+Deno.test("A tab that closes while it looks for closed ones reports no error", async () => {
+  using time = new FakeTime();
+  const { server } = recording();
+  await using _server = server;
+  server.network.down();
+  const device = new Device(server, time);
+  const errors: unknown[] = [];
+  const other = await device.open();
+  other.client.send("t", 1);
+  const page = await device.open({
+    onError: (error) => error instanceof StoreError && errors.push(error),
+  });
+  const gate = Promise.withResolvers<void>();
+  let reads = 0;
+  device.disk.onOperation = ({ kind }) => kind === "read" && ++reads && gate.promise;
+  await device.pass(10_000);
+  assert(reads > 0);
+  const closed = page.client.close();
+  await device.pass();
+  gate.resolve();
+  await device.pass();
+  await Promise.all([closed, page.client.closed]);
+  assertEquals([errors, device.disk.openStores], [[], 1]);
   await other.kill();
 });
 

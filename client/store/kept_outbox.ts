@@ -125,9 +125,10 @@ export class KeptOutbox {
     return this.#isOpen && this.#earlier.length === 0 && first > seq;
   }
 
-  /** Waits until all changes are written, or can't be. */
+  /** Waits until a scan has ended, and all changes are written, or can't be. */
   async written(): Promise<void> {
     await this.opened;
+    await this.#scanning;
     await this.#stored.written();
   }
 
@@ -341,6 +342,7 @@ export class KeptOutbox {
     if (store.isExclusive || !hasLocks() || this.#stop.signal.aborted) return;
     this.#timer = runtime.setTimeout(async () => {
       await discardCachedPages();
+      if (this.#stop.signal.aborted) return;
       await this.#scan();
       this.#scanLater();
     }, SCAN_MS);
