@@ -339,6 +339,46 @@ Deno.test("Kept positions survive pages, are bounded, and drop what is damaged",
   assertEquals(await store.positions.get("gone"), undefined);
 });
 
+Deno.test("Another user neither reads nor changes kept positions", async () => {
+  using _time = new FakeTime();
+  const { server } = recording({
+    tokens: { inMessage: true },
+    authenticate: ({ token }) => token!,
+    userOf: (user) => String(user),
+  } as ServeOptions);
+  await using _server = server;
+  const disk = new TestDisk();
+  for (const [token, expected] of [["ann", undefined], ["bob", undefined], ["ann", 7]] as const) {
+    const store = keptIn(disk.open(), { user: "ann" });
+    await using page = server.connect({ store, token, onError() {} });
+    await page.whenConnected();
+    assertEquals((await store.positions.get("news"))?.offset, expected);
+    store.positions.set("news", { epoch: "e", offset: token === "ann" ? 7 : 8 });
+  }
+});
+
+Deno.test("A client reads and saves positions again once its user has returned", async () => {
+  using time = new FakeTime();
+  const { server } = recording({
+    tokens: { inMessage: true },
+    authenticate: ({ token }) => token!,
+    userOf: (user) => String(user),
+  } as ServeOptions);
+  await using _server = server;
+  const store = keptIn(new TestDisk().open(), { user: "ann" });
+  const users = ["ann", "bob", "ann"];
+  await using page = server.connect({ store, token: () => users.shift()!, onError() {} });
+  for (const expected of [undefined, undefined, 2]) {
+    const { closed } = await page.whenConnected();
+    assertEquals((await store.positions.get("news"))?.offset, expected);
+    store.positions.set("news", { epoch: "e", offset: users.length });
+    if (users.length === 0) break;
+    server.network.linkOf(page).disconnect();
+    await passTime(time, 1_000);
+    await closed;
+  }
+});
+
 Deno.test("What is sent after forget() goes out once the server has handled what was in flight", async () => {
   using time = new FakeTime();
   const handling = Promise.withResolvers<void>();

@@ -102,7 +102,8 @@ export class Keeper {
   /** The states that are kept; bounded by the handles of the application. */
   readonly #states = new Set<KeptState>();
   readonly #positions: KeptPositions;
-  readonly #confirmed = Promise.withResolvers<boolean>();
+  /** Resolves once it is known if the newest session is the user's. */
+  #confirmed = Promise.withResolvers<boolean>();
   #forgetting: Promise<void> | undefined;
   #isEnded = false;
 
@@ -116,7 +117,8 @@ export class Keeper {
     positions.attach({
       store: this.store,
       runtime: parts.settings.runtime,
-      confirmed: this.#confirmed.promise,
+      confirmed: () => this.#confirmed.promise,
+      isOwn: () => this.#isTaking,
     });
     this.#parts = parts;
     this.#kept = new KeptOutbox({
@@ -191,8 +193,12 @@ export class Keeper {
   /** Sends what is kept in a session. Resolves when the session has ended. */
   async sendIn(session: Session): Promise<void> {
     const { outbox } = this.#parts;
+    // The user of an earlier session may have been another one.
+    const { resolve } = this.#confirmed;
+    const confirmed = this.#confirmed = Promise.withResolvers();
+    void confirmed.promise.then(resolve);
     const isConfirmed = await this.confirmed(session);
-    this.#confirmed.resolve(isConfirmed);
+    confirmed.resolve(isConfirmed);
     if (!isConfirmed) return;
     this.#isTaking = true;
     // Messages of another user's session go out in this one, as without a store.

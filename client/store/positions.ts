@@ -20,8 +20,10 @@ const MAX_NAME_BYTES = 512;
 export interface PositionsParts {
   readonly store: GuardedStore;
   readonly runtime: Runtime;
-  /** Resolves once a server has confirmed the user; false if another user is signed in. */
-  readonly confirmed: Promise<boolean>;
+  /** Resolves once it is known if the newest session is the user's. */
+  readonly confirmed: () => Promise<boolean>;
+  /** Returns false while another user is signed in. */
+  readonly isOwn: () => boolean;
 }
 
 interface Kept {
@@ -39,6 +41,7 @@ interface Kept {
  * - **Bounds:** a store has at most 1,000 positions. The oldest are deleted.
  * - **Lost messages:** if the topic's history no longer reaches back to a position, the subscription
  *   passes the reason to `onRecovery`, as after any loss of the connection.
+ * - **Another user:** while another user is signed in, nothing is read or saved.
  */
 export class KeptPositions {
   readonly #parts: Promise<PositionsParts>;
@@ -73,7 +76,7 @@ export class KeptPositions {
    */
   async get(name: string): Promise<HistoryPosition | undefined> {
     const { confirmed } = await this.#parts;
-    if (!await confirmed) return undefined;
+    if (!await confirmed()) return undefined;
     return (await this.#read()).get(name)?.position;
   }
 
@@ -115,7 +118,8 @@ export class KeptPositions {
     position: HistoryPosition | undefined,
     before: Promise<void> | undefined,
   ): Promise<void> {
-    const { runtime } = await this.#parts;
+    const { runtime, isOwn } = await this.#parts;
+    if (!isOwn()) return await before;
     const all = await this.#read();
     all.delete(name); // The newest is last.
     if (position !== undefined) all.set(name, { position, at: runtime.now() });
