@@ -379,6 +379,15 @@ Deno.test("A client reads and saves positions again once its user has returned",
   }
 });
 
+Deno.test("positions.set() rejects what is no position", () => {
+  const { positions } = keptIn(new TestDisk().open(), { user: null });
+  for (const wrong of [null, 7, {}, { epoch: "e", offset: 1n }, { epoch: "e", offset: -1 }]) {
+    const set = () => positions.set("news", wrong as never);
+    assertThrows(set, TypeError, "Cannot save position: position must be that of a subscription");
+  }
+  assertThrows(() => positions.set(7 as never, undefined), TypeError, "name must be a string");
+});
+
 Deno.test("What is sent after forget() goes out once the server has handled what was in flight", async () => {
   using time = new FakeTime();
   const handling = Promise.withResolvers<void>();

@@ -1,4 +1,5 @@
 /** The positions of subscriptions that a page keeps, so that the next page continues there. */
+import { checkType, describe } from "../../base/error_text.ts";
 import { withoutUndefined } from "../../base/options/options.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
@@ -86,8 +87,14 @@ export class KeptPositions {
    * @param name The topic, or another name of at most 512 bytes.
    * @param position The `position` of the subscription; `undefined` deletes the saved one.
    * @throws {RangeError} If the name is too long.
+   * @throws {TypeError} If the position is not that of a subscription.
    */
   set(name: string, position: HistoryPosition | undefined): void {
+    checkType("save position", "name", name, "string");
+    if (position !== undefined && positionIn(position) === undefined) {
+      const rule = "position must be that of a subscription, or undefined to delete the saved one";
+      throw new TypeError(`Cannot save position: ${rule}, received ${describe(position)}`);
+    }
     if (new TextEncoder().encode(name).length > MAX_NAME_BYTES) {
       throw new RangeError(`Cannot save position: name must have at most ${MAX_NAME_BYTES} bytes`);
     }
@@ -170,11 +177,14 @@ export class KeptPositions {
 /** Reads a position, which may be anybody's bytes. */
 function keptIn(value: Uint8Array): Kept | undefined {
   if (value.length > MAX_POSITION_BYTES) return undefined;
-  const { position, at } = Object(jsonIn(value));
-  const { epoch, offset, tag } = Object(position);
+  const { position: kept, at } = Object(jsonIn(value));
+  const position = positionIn(kept);
+  return position && Number.isFinite(at) ? { position, at } : undefined;
+}
+
+function positionIn(value: unknown): HistoryPosition | undefined {
+  const { epoch, offset, tag } = Object(value);
   const isTag = tag === undefined || typeof tag === "string";
-  if (typeof epoch !== "string" || !isCount(offset) || !isTag || !Number.isFinite(at)) {
-    return undefined;
-  }
-  return { position: withoutUndefined({ epoch, offset, tag }), at };
+  if (typeof epoch !== "string" || !isCount(offset) || !isTag) return undefined;
+  return withoutUndefined({ epoch, offset, tag });
 }
