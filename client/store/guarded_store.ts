@@ -76,9 +76,10 @@ export class GuardedStore {
       return await this.#inTime(call());
     } catch (cause) {
       const reason = cause instanceof StoreError ? cause.reason : "failed";
+      const advice = reason === "closed" ? "; create a store for each client" : "";
       const message =
         `The store (${this.#store.name}) can't keep data now (${reason}), so it is only in memory: ` +
-        textOf(cause);
+        `${textOf(cause)}${advice}`;
       const error = new StoreError(reason, message, { cause });
       if (reason !== "full") this.error = error;
       this.tell(reason === "full" ? reason : "failed", error);

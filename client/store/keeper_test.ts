@@ -41,6 +41,23 @@ Deno.test("connect() closes its store, and rejects one without a user", async ()
   assertThrows(() => network.client({ store }), TypeError, "store must be a ClientStore");
 });
 
+Deno.test("A client whose store was closed by another one says so, with the remedy", async () => {
+  const network = new Network();
+  const store = keptIn(new TestDisk().open(), { user: null });
+  await network.client({ store }).close();
+  const errors: string[] = [];
+  await using client = network.client({
+    store,
+    onError: (error) => errors.push((error as Error).message),
+  });
+  await settled(client);
+  assertEquals(
+    errors[0],
+    "The store (test disk) can't keep data now (closed), so it is only in memory: " +
+      "Cannot read: the store is closed; create a store for each client",
+  );
+});
+
 Deno.test("Keeper.confirmed() asks the server for the user once, and knows their tag later", async () => {
   const disk = new TestDisk();
   const network = new Network();
