@@ -351,8 +351,14 @@ export class Nodes implements AsyncDisposable {
     if (this.#handlers.has(kind)) {
       throw new TypeError(`Cannot handle: there is a handler for "${kind}" already`);
     }
-    this.#handlers.set(kind, handler);
-    return { [Symbol.dispose]: () => void this.#handlers.delete(kind) };
+    // A function of its own, so that a second disposal does not remove a later handler.
+    const entry = (data: unknown, from: string) => handler(data, from);
+    this.#handlers.set(kind, entry);
+    return {
+      [Symbol.dispose]: () => {
+        if (this.#handlers.get(kind) === entry) this.#handlers.delete(kind);
+      },
+    };
   }
 
   /**

@@ -346,6 +346,8 @@ Deno.test("Nodes reject invalid times, and two handlers of a kind", async () => 
   assertThrows(() => nodes.handle("q", () => {}), TypeError, 'there is a handler for "q" already');
   handling[Symbol.dispose]();
   nodes.handle("q", () => {});
+  handling[Symbol.dispose]();
+  assertThrows(() => nodes.handle("q", () => {}), TypeError, 'there is a handler for "q" already');
 });
 
 Deno.test("Nodes print a bounded number of errors of their listeners", async () => {
