@@ -9,7 +9,7 @@ import { memoryPair } from "../../transport/mod.ts";
 import { Nodes, type NodesOptions } from "../nodes/nodes.ts";
 import type { Broker } from "../broker.ts";
 import { FaultyStore } from "../../tests/faulty_broker.ts";
-import { passTime } from "../../tests/waiting.ts";
+import { passTime, turns } from "../../tests/waiting.ts";
 import { Presence } from "./presence.ts";
 import { MAX_WAITING } from "./events.ts";
 import type { PresenceFeedEvent, PresenceOptions } from "./types.ts";
@@ -160,6 +160,21 @@ Deno.test("Presence.events() lists the present users, and then yields each chang
     isRepeat: false,
   });
   await events.return();
+});
+
+Deno.test("Presence.events() gives each update an id of its own, also within a millisecond", async () => {
+  using _time = new FakeTime();
+  using presence = new Presence({ graceMs: 0 });
+  await using ann = new Session(memoryPair().server, settings, { user: "ann" });
+  presence.enter(ann, "chat");
+  const reading = new Reading(presence);
+  while (reading.events.length === 0) await turns(1);
+  for (const data of [1, 2, 3]) presence.update(ann, "chat", { data });
+  await turns(5);
+  const updates = reading.events.flatMap((event) => event.kind === "update" ? [event] : []);
+  assertEquals(updates.map(({ data }) => data), [1, 2, 3]);
+  assertEquals(new Set(updates.map(({ id }) => id)).size, 3);
+  await reading.stop();
 });
 
 Deno.test("Presence.events() ends with the presence, and throws the reason of its signal", async () => {

@@ -67,6 +67,8 @@ interface Stay {
   seenEnd: StayEnd | undefined;
   joinTold: Told | undefined;
   leaveTold: Told | undefined;
+  /** Time of the last update; 0 before the first one. */
+  updatedAt: number;
 }
 
 /** A join or a leave that this node has seen. */
@@ -423,6 +425,7 @@ export class Stays implements Disposable {
       seenEnd: undefined,
       joinTold: undefined,
       leaveTold: undefined,
+      updatedAt: 0,
     };
     this.#stays.set(keyOf(stay), stay);
     this.#latest.set(user, stay);
@@ -486,9 +489,11 @@ export class Stays implements Disposable {
   }
 
   #update(event: PresenceEvent, presence: UserPresence): void {
-    const { topic, user, at, node } = event;
+    const { topic, user, node } = event;
     const stay = this.#latest.get(user);
     if (stay?.joinTold === undefined || stay.leaveTold !== undefined) return;
+    // Two updates may come within a millisecond, and the id has the time.
+    const at = stay.updatedAt = Math.max(event.at, stay.updatedAt + 1);
     this.#host.push({
       kind: "update",
       id: idOf("update", topic, [user, at]),
