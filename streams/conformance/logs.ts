@@ -494,6 +494,26 @@ export const LOGS: Record<string, Test> = {
     same(result.kind === "appended" && result.info.cancelled, "enough", "the writer's result");
   }),
 
+  "keeps a log whatever texts its state has": withLogs(async ({ id }, near, far) => {
+    const half = 'é "\n\0\ud83d';
+    const config = { contentType: `text/plain; name=${half}` };
+    await created(near, id, { config });
+    same((await append(far, id, [], { cancel: half })).kind, "appended", "the cancellation");
+    same((await append(near, id, ["last"])).kind, "appended", "an append");
+    const ending = { end: { error: half, code: half } };
+    same((await append(near, id, [], ending)).kind, "appended", "the end");
+    const { info, records } = await read(far, id);
+    same(records, ["last"], "the records");
+    // A broker may replace half of a surrogate pair.
+    const texts = [info.contentType, info.cancelled, info.end?.error, info.end?.code];
+    const whole = half.toWellFormed();
+    same(
+      texts.map((text) => text?.toWellFormed()),
+      [`text/plain; name=${whole}`, whole, whole, whole],
+      "the texts",
+    );
+  }),
+
   "announces every change to all nodes": withLogs(async (kit, near, far) => {
     const { id } = kit;
     const topic = logTopic(id);

@@ -82,7 +82,7 @@ const ASKS: { readonly [N in LogChangeName]: (options: LogChangeOptions<N>) => o
     first: config.origin?.position ?? 0,
     ttlMs: config.ttlMs,
     expiresAt: config.expiresAt,
-    ended: end && JSON.stringify(end),
+    ended: end && encodeCall(end),
     writer: writer && { ...writer, holder: wellFormed(writer.holder) },
     maxLogs,
   }),
@@ -102,13 +102,13 @@ const ASKS: { readonly [N in LogChangeName]: (options: LogChangeOptions<N>) => o
     },
   ) => ({
     identity,
-    ended: end && JSON.stringify(end),
+    ended: end && encodeCall(end),
     producer: producer && producerOf(producer),
     caller,
     sequence: sequence === undefined ? undefined : encodeSequence(sequence),
     writer: writer && { ...writer, holder: wellFormed(writer.holder) },
     ifWriterLost,
-    cancelled: cancel === undefined ? undefined : JSON.stringify(cancel),
+    cancelled: cancel === undefined ? undefined : encodeCall(cancel),
     maxBytes,
     keep,
     changes: rest.changes?.map(encodeChange),
@@ -444,12 +444,15 @@ function idOf(name: string): string | undefined {
   }
 }
 
-/** Encodes a call as JSON, with the greatest number in place of an `Infinity` bound. */
-function encodeCall(call: object): string {
-  return JSON.stringify(
-    call,
-    (_key, value) => value === Infinity ? Number.MAX_SAFE_INTEGER : value,
-  );
+/**
+ * Encodes a call, or a part of one that is kept, as JSON: with the greatest number in place of an
+ * `Infinity` bound, and without lone surrogates, because Redis reads no JSON with them.
+ */
+function encodeCall(call: unknown): string {
+  return JSON.stringify(call, (_key, value) => {
+    if (typeof value === "string") return value.toWellFormed();
+    return value === Infinity ? Number.MAX_SAFE_INTEGER : value;
+  });
 }
 
 /** A row as scripts expect it. */
@@ -457,13 +460,9 @@ function encodeRow({ row, position, text, deletedAt, until }: LogRow): object {
   return { name: row, position, text, deleted: deletedAt, till: until };
 }
 
-/**
- * A change of a row as scripts expect it, which count its bytes themselves. Redis reads no JSON
- * with lone surrogates.
- */
-function encodeChange({ text: [head, rest], ...change }: RowChange): object {
-  const { nameBytes: _name, bytes: _bytes, ...facts } = change;
-  return { ...facts, text: [head.toWellFormed(), rest.toWellFormed()] };
+/** A change of a row as scripts expect it, which count its bytes themselves. */
+function encodeChange({ nameBytes: _name, bytes: _bytes, ...change }: RowChange): object {
+  return change;
 }
 
 /** An append's producer as scripts expect it; `number` distinguishes the append from all others. */
