@@ -106,7 +106,8 @@ export interface WriterOptions {
  * - **Stop:** `signal` aborts when a reader cancels the stream, and when the writer cannot
  *   continue. The stream stays open until `close` or `abort`.
  * - **Failure:** after a failed append, all later appends fail with the same error, because a
- *   stream has no gaps.
+ *   stream has no gaps. An append that is rejected at once, because its data is invalid or too much
+ *   is waiting, has no effect; unless you handle its error, `close` rejects with it.
  * - **Handover:** `release` hands the stream to a writer on another server.
  * - **Disposal** without `close` aborts the stream, so that a partial stream never looks complete.
  *
@@ -143,6 +144,9 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   #end: LogEnd | undefined;
   #ending: Promise<void> | undefined;
   #failure: unknown;
+  /** Rejected appends that were not queued and that no caller waits for, and the first error. */
+  #ignored = 0;
+  #firstIgnored: unknown;
   #renewal: Timer | undefined;
   /** Monotonic time at which the newest confirmed sign of life was sent. */
   #confirmedAt: number;
@@ -237,8 +241,8 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
    * otherwise, a string, or bytes that MUST NOT be changed afterwards.
    * @returns The offset after the record, once it is stored. A read after this offset misses no
    * later record. If the broker stored the record at an attempt whose reply was lost, and other
-   * programs append too, the read may begin earlier. An unhandled rejection is not reported, because
-   * `close` rejects with the same error.
+   * programs append too, the read may begin earlier. You may ignore the promise: if the append
+   * rejects, so does `close`.
    * @throws {TypeError} If the data does not fit the media type.
    * @throws {RangeError} If the record is too large.
    * @throws {QueueFullError} If too many records wait.
@@ -249,7 +253,9 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     try {
       return this.#append(data);
     } catch (error) {
-      return quiet(Promise.reject(error));
+      if (this.#ending !== undefined) return quiet(Promise.reject(error));
+      if (this.#ignored++ === 0) this.#firstIgnored = error;
+      return RejectedAppend.with(error, () => this.#ignored--);
     }
   }
 
@@ -262,7 +268,8 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
    * @throws {BrokerError} If the broker is unreachable for too long.
    */
   close(): Promise<void> {
-    if (this.#failure !== undefined) return quiet(Promise.reject(this.#failure));
+    const failure = this.#failureOfAppends;
+    if (failure !== undefined) return quiet(Promise.reject(failure));
     // The server has closed first: readers know that the stream is incomplete.
     if (this.#end?.error === WRITER_LOST) return quiet(Promise.reject(this.#endedError(this.#end)));
     return this.#finish({});
@@ -348,6 +355,11 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     await (this.#ending ?? this.abort(UNFINISHED));
   }
 
+  /** The error because of which the stream lacks a record. */
+  get #failureOfAppends(): unknown {
+    return this.#failure ?? (this.#ignored > 0 ? this.#firstIgnored : undefined);
+  }
+
   #append(data: T): Promise<string> {
     if (this.#failure !== undefined) throw this.#failure;
     if (this.#end !== undefined || this.#isReleased) {
@@ -423,7 +435,8 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     this.#runtime.clearTimeout(this.#renewal);
     await this.#send();
     try {
-      if (this.#failure !== undefined) throw this.#failure;
+      const failure = this.#failureOfAppends;
+      if (failure !== undefined) throw failure;
       if (this.#over.signal.aborted) return;
       const { identity } = this.#info;
       this.#heed(await this.#streams.append(this.id, { identity, writer, records: [] }));
@@ -634,6 +647,34 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     this.#runtime.clearTimeout(this.#renewal);
     void this.#announcements[Symbol.asyncDispose]();
     this.#onOver(this as DurableStreamWriter);
+  }
+}
+
+/**
+ * The promise of an append that was not queued. It tells if someone waits for it, because otherwise
+ * the error is reported elsewhere.
+ */
+class RejectedAppend extends Promise<string> {
+  #onHandled = () => {};
+
+  static with(error: unknown, onHandled: () => void): RejectedAppend {
+    const rejected = new RejectedAppend((_resolve, reject) => reject(error));
+    quiet(rejected);
+    rejected.#onHandled = onHandled;
+    return rejected;
+  }
+
+  /** Promises that are derived from this one are plain. */
+  static override get [Symbol.species](): PromiseConstructor {
+    return Promise;
+  }
+
+  override then<R = string, E = never>(
+    ...handlers: Parameters<Promise<string>["then"]>
+  ): Promise<R | E> {
+    this.#onHandled();
+    this.#onHandled = () => {};
+    return super.then(...handlers) as Promise<R | E>;
   }
 }
 

@@ -6,6 +6,7 @@ import { codeOf, TwoNodes } from "./streams_fixture.ts";
 import { fail, loseReply, pass, waitFor } from "../tests/faulty_broker.ts";
 import { settlesSoon, turns, until } from "../tests/waiting.ts";
 import { logsOf } from "./logs/logs_of.ts";
+import type { DurableStreamWriter } from "./writer.ts";
 
 /** Resolves once a signal aborts, with the reason. */
 function aborted(signal: AbortSignal): Promise<unknown> {
@@ -86,6 +87,48 @@ Deno.test("DurableStreamWriter.append() limits the size of a record, and the wai
   await Promise.all(many);
   assertEquals(nodes.appends.map(({ records }) => records.length), [1, ...Array(10).fill(1_000)]);
   await writer.close();
+});
+
+Deno.test("DurableStreamWriter.close() rejects if a rejected append was ignored", async () => {
+  await using nodes = new TwoNodes({ maxStreamBytes: Infinity });
+  const cases: [
+    type: ErrorConstructor | typeof QueueFullError,
+    ignore: (writer: DurableStreamWriter) => void,
+  ][] = [
+    [QueueFullError, (writer) => {
+      for (let i = 0; i < 10_002; i++) void writer.append(i);
+    }],
+    [RangeError, (writer) => void writer.append("x".repeat(1_000))],
+    [TypeError, (writer) => void writer.append(undefined)],
+  ];
+  for (const [i, [type, ignore]] of cases.entries()) {
+    {
+      await using writer = await nodes.node.create(`${i}`);
+      ignore(writer);
+      await writer.append("last").catch(() => {});
+      await assertRejects(() => writer.close(), type, "Cannot append: ");
+    }
+    assertEquals(
+      (await nodes.node.info(`${i}`))?.error,
+      "The writer ended before the stream was complete",
+    );
+  }
+});
+
+Deno.test("DurableStreamWriter.close() resolves if each rejected append was handled", async () => {
+  await using nodes = new TwoNodes();
+  await using writer = await nodes.node.create("a");
+  const rejected = Array.from({ length: 4 }, () => writer.append(undefined));
+  await rejected[0]!.catch(() => {});
+  await Promise.allSettled(rejected.slice(1, 3));
+  await assertRejects(() => writer.close(), TypeError);
+  await assertRejects(() => rejected[3]!, TypeError);
+  await writer.append("last");
+  await writer.close();
+  // An append after the end does not change how the stream has ended.
+  void writer.append("late");
+  await writer.close();
+  assertEquals(await nodes.read("a"), ["last"]);
 });
 
 Deno.test("DurableStreamWriter.ready limits a loop to the pace of the broker", async () => {
