@@ -206,13 +206,14 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
 
   /**
    * Resolves once at most 64 records or 1 MiB are waiting for the broker. A loop that awaits it
-   * before each `append` runs at the broker's pace, and never fills the queue. Rejects as `append`
-   * does.
+   * before each `append` runs at the broker's pace, and never fills the queue. Rejects with the
+   * error of a failed append.
    */
   get ready(): Promise<void> {
+    if (this.#failure !== undefined) return quiet(Promise.reject(this.#failure));
     const mostBytes = Math.min(PACE_BYTES, MAX_WAITING_BYTES - this.#maxRecordBytes);
     const isFull = this.#waiting.length >= PACE_RECORDS || this.#waitingBytes > mostBytes;
-    return isFull ? this.#waiting.at(-1)!.promise.then(() => {}) : Promise.resolve();
+    return isFull ? quiet(this.#waiting.at(-1)!.promise.then(() => {})) : Promise.resolve();
   }
 
   /**

@@ -131,6 +131,21 @@ Deno.test("DurableStreamWriter.close() resolves if each rejected append was hand
   assertEquals(await nodes.read("a"), ["last"]);
 });
 
+Deno.test("DurableStreamWriter.ready rejects after a failed append", async () => {
+  await using nodes = new TwoNodes();
+  await using writer = await nodes.node.create("a");
+  const gate = Promise.withResolvers<void>();
+  nodes.broker.make("logs.append", waitFor(gate.promise));
+  const appends = Array.from({ length: 1_100 }, () => writer.append("x"));
+  const { ready } = writer;
+  await nodes.other.delete("a");
+  gate.resolve();
+  assertEquals(await codeOf(ready), "gone");
+  assertEquals(await codeOf(writer.ready), "gone");
+  void writer.ready;
+  await Promise.allSettled(appends);
+});
+
 Deno.test("DurableStreamWriter.ready limits a loop to the pace of the broker", async () => {
   await using nodes = new TwoNodes({ maxStreamBytes: Infinity }, 4_000_000);
   await using writer = await nodes.node.create<string>("a");
