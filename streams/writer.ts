@@ -273,6 +273,10 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     if (failure !== undefined) return quiet(Promise.reject(failure));
     // The server has closed first: readers know that the stream is incomplete.
     if (this.#end?.error === WRITER_LOST) return quiet(Promise.reject(this.#endedError(this.#end)));
+    if (this.#isReleased) {
+      const reason = `Cannot close: "${this.id}" was released, so its next writer closes it`;
+      return quiet(Promise.reject(new RequestError("ended", reason)));
+    }
     return this.#finish({});
   }
 
@@ -428,8 +432,11 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   }
 
   #leave(lease: NonNullable<AppendLogOptions["writer"]>): Promise<void> {
-    this.#isReleased = true;
-    return this.#ending ??= quiet(this.#sendRelease(lease));
+    if (this.#ending === undefined) {
+      this.#isReleased = true;
+      this.#ending = quiet(this.#sendRelease(lease));
+    }
+    return this.#ending;
   }
 
   async #sendRelease(writer: NonNullable<AppendLogOptions["writer"]>): Promise<void> {

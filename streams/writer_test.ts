@@ -146,6 +146,17 @@ Deno.test("DurableStreamWriter.ready rejects after a failed append", async () =>
   await Promise.allSettled(appends);
 });
 
+Deno.test("DurableStreamWriter.close() rejects after release()", async () => {
+  await using nodes = new TwoNodes();
+  await using writer = await nodes.node.create("a");
+  await writer.release();
+  assertEquals(await codeOf(writer.close()), "ended");
+  await using next = await nodes.other.open("a");
+  await next.close();
+  await next.release();
+  await next.close();
+});
+
 Deno.test("DurableStreamWriter.ready limits a loop to the pace of the broker", async () => {
   await using nodes = new TwoNodes({ maxStreamBytes: Infinity }, 4_000_000);
   await using writer = await nodes.node.create<string>("a");
