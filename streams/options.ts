@@ -188,8 +188,8 @@ export interface DurableStreamsOptions {
     | { readonly records: number; readonly ms: number; readonly bytes: number }
     | undefined;
   /**
-   * The newest `records` and `bytes` that a stream keeps if it is not keyed. Reading dropped
-   * records receives 410.
+   * The newest `records` and `bytes` that a stream keeps if it is neither keyed nor a response.
+   * Reading dropped records receives 410.
    *
    * Each record counts as its content plus 64 bytes. By default, all records are kept until the
    * stream is deleted or expires.

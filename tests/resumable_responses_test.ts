@@ -82,6 +82,18 @@ Deno.test("A reader of a response that made room for others receives `gone` with
   assertEquals((await response.json()).detail, gone.message);
 });
 
+Deno.test("A response keeps all items on a server whose durable streams keep the newest records", async () => {
+  const model = new Model();
+  const keep = { records: 2, bytes: 1_000 };
+  await using server = listen({ ...model.options(), features: streamFeatures({ keep }) });
+  await using client = connect(server.url, { contract, token: "ann" });
+  const response = client.requestStream("count", "5");
+  const { id } = response;
+  for (const reading of [response, client.requestStream("count", "5", { id })]) {
+    assertEquals(await soon(Array.fromAsync(reading)), [0, 1, 2, 3, 4]);
+  }
+});
+
 for (
   const [limit, responses] of [
     ["user", { maxRetainedPerUser: 2 }],

@@ -112,7 +112,8 @@ export interface StreamBounds {
   /** Shares of these readers; none by default. */
   readonly readerShares?: QuotaShares | undefined;
   /**
-   * Retention of each stream. By default, all records stay until the stream is deleted or expires.
+   * Retention of each stream that is neither keyed nor a response. By default, all records stay until
+   * the stream is deleted or expires.
    */
   readonly keep?: { readonly records: number; readonly bytes: number } | undefined;
   /** Maximum number of rows of a keyed stream. */
@@ -540,6 +541,8 @@ export class StreamLogs implements AsyncDisposable {
     const { maxStreamBytes, keep, maxRows } = this.#bounds;
     const { records, changes, expiresRows } = options;
     const isTransaction = changes !== undefined || expiresRows === true;
+    // Responses, and the requests of those that another node may continue, are kept whole.
+    const isWhole = isTransaction || logKind(id) !== "stream";
     const is = changes && this.#forms?.of(id);
     const form = options.form ?? (is === undefined ? undefined : { is });
     const bytes = recordBytes(records) + requestBytes(changes ?? []);
@@ -548,7 +551,7 @@ export class StreamLogs implements AsyncDisposable {
       ...options,
       form,
       maxBytes: maxStreamBytes,
-      keep: isTransaction ? undefined : keep,
+      keep: isWhole ? undefined : keep,
       rowBounds: isTransaction ? { ...REMEMBERED_ROWS, rows: maxRows } : undefined,
     });
     switch (result.kind) {
