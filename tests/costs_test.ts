@@ -6,12 +6,13 @@
  */
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { type Client, RequestError } from "../mod.ts";
+import { type Client, MemoryBroker, RequestError } from "../mod.ts";
 import { newId } from "../client.ts";
 import { guest, type ServeOptions } from "../server.ts";
 import { resumable, type ResumableOptions } from "../streams/mod.ts";
 import { passTime, type TestServer, testServer, turns } from "../testing/mod.ts";
 import { captureConsole } from "./console_lines.ts";
+import { FaultyStore, waitFor } from "./faulty_broker.ts";
 import { Peer } from "./sessions.ts";
 import { slowTest } from "../tools/run_tests/slow.ts";
 
@@ -218,6 +219,25 @@ Deno.test("serve() returns a response that has started although its reader may s
   for (let i = 0; i < 7; i++) assertEquals(await ask(peer), undefined);
   assertEquals((await ask(peer))?.code, "too-many");
   for (let i = 0; i < 50; i++) assertEquals(await ask(peer, { stream }), undefined);
+  assertEquals(model.calls, 8);
+});
+
+Deno.test("serve() counts a response once that several tabs request at the same time", async () => {
+  using _time = new FakeTime();
+  const model = new Model();
+  await using memory = new MemoryBroker();
+  const broker = new FaultyStore({ make: () => memory }).connect();
+  const gate = Promise.withResolvers<void>();
+  broker.make("logs.create", waitFor(gate.promise));
+  await using server = model.server({ broker });
+  const open = () => rawClient(server, GREEDY, "ann");
+  const tabs = await Promise.all(Array.from({ length: 10 }, open));
+  const stream = newName();
+  const asking = tabs.map((tab) => ask(tab, { stream }));
+  await turns(50);
+  gate.resolve();
+  assertEquals(await Promise.all(asking), tabs.map(() => undefined));
+  for (const tab of tabs.slice(0, 7)) assertEquals(await ask(tab), undefined);
   assertEquals(model.calls, 8);
 });
 

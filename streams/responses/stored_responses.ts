@@ -194,6 +194,8 @@ export class StoredResponses {
   readonly #running = new Set<Running>();
   /** Calls that may start a generator; bounded by the sessions' requests and by searches. */
   readonly #beginning = new Set<Promise<unknown>>();
+  /** The calls among them that are creating a response, by its id. */
+  readonly #creating = new Map<string, Promise<string>>();
   /** Limits the responses of all nodes. */
   readonly retained: RetainedResponses;
   /** Slots of generators. */
@@ -252,49 +254,60 @@ export class StoredResponses {
   }
 
   async #begin(request: ResponseStart): Promise<string> {
-    const { topic, input, user, name, begun, cost, account, generate } = request;
-    const { onError = this.#onError } = request;
+    const { topic, user, name, begun, account: { guest } } = request;
     if (!NAME.test(name)) {
       const rule = "16 to 64 letters, digits, hyphens and underscores";
       throw new RequestError("malformed", `Cannot start a response: its name must have ${rule}`);
     }
     if (this.#isClosed) throw new RequestError("unavailable", "The server is closed");
-    const { streams, durableStreams, resumeOf } = this.#parts;
-    const { guest } = account;
-    const id = await responseId(this.#parts.runtime, { topic, user, guest, name });
+    const { runtime, streams } = this.#parts;
+    const id = await responseId(runtime, { topic, user, guest, name });
     try {
-      const found = await streams.findResponse(id);
-      if (found === "kept") return id;
-      if (found === "dropped") throw new RequestError("gone", DROPPED_REASON);
-      if (found === "expired") throw new RequestError("gone", "The response has expired");
-      if (begun) throw new RequestError("gone", streams.goneReason(id, { mayBeLost: true }));
-      const { retainMs: ttlMs } = this.#limits;
-      const slot = this.take(account);
-      try {
-        this.#parts.charge(account, cost, VERB);
-      } catch (error) {
-        slot[Symbol.dispose]();
-        throw error;
-      }
-      const canResume = resumeOf?.(topic) !== undefined;
-      try {
-        // The request is kept first, so that another node can always take the stream over.
-        if (canResume) await this.#keepRequest(id, { topic, input, user });
-        const leaseMs = canResume ? RESUME_LEASE_MS : LEASE_MS;
-        const writer = await this.retained.keep({ id, account }, (keys) => {
-          return durableStreams.createLeased(id, { ttlMs, leaseMs, owner: keys });
-        });
-        const begun = { writer, account, slot, canResume, onError };
-        void this.#run(begun, ({ stop: { signal } }) => generate(signal));
-      } catch (error) {
-        slot[Symbol.dispose]();
-        // The next attempt keeps the request again.
-        if (canResume && error instanceof LimitError) await streams.delete(requestLog(id));
-        throw error;
-      }
+      do {
+        // The same request from another tab waits, so that the response is paid for once.
+        await this.#creating.get(id)?.catch(() => {});
+        const found = await streams.findResponse(id);
+        if (found === "kept") return id;
+        if (found === "dropped") throw new RequestError("gone", DROPPED_REASON);
+        if (found === "expired") throw new RequestError("gone", "The response has expired");
+        if (begun) throw new RequestError("gone", streams.goneReason(id, { mayBeLost: true }));
+      } while (this.#creating.has(id));
+      const creating = this.#create(id, request).finally(() => this.#creating.delete(id));
+      this.#creating.set(id, creating);
+      return await creating;
     } catch (error) {
       if (error instanceof RequestError && error.failure.code === "exists") return id;
       throw requestErrorOf(error);
+    }
+  }
+
+  /** Creates the stream of a response, and starts its generator. */
+  async #create(id: string, request: ResponseStart): Promise<string> {
+    const { topic, input, user, cost, account, generate, onError = this.#onError } = request;
+    const { streams, durableStreams, resumeOf } = this.#parts;
+    const { retainMs: ttlMs } = this.#limits;
+    const slot = this.take(account);
+    try {
+      this.#parts.charge(account, cost, VERB);
+    } catch (error) {
+      slot[Symbol.dispose]();
+      throw error;
+    }
+    const canResume = resumeOf?.(topic) !== undefined;
+    try {
+      // The request is kept first, so that another node can always take the stream over.
+      if (canResume) await this.#keepRequest(id, { topic, input, user });
+      const leaseMs = canResume ? RESUME_LEASE_MS : LEASE_MS;
+      const writer = await this.retained.keep({ id, account }, (keys) => {
+        return durableStreams.createLeased(id, { ttlMs, leaseMs, owner: keys });
+      });
+      const begun = { writer, account, slot, canResume, onError };
+      void this.#run(begun, ({ stop: { signal } }) => generate(signal));
+    } catch (error) {
+      slot[Symbol.dispose]();
+      // The next attempt keeps the request again.
+      if (canResume && error instanceof LimitError) await streams.delete(requestLog(id));
+      throw error;
     }
     return id;
   }
