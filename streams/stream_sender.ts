@@ -191,6 +191,8 @@ export class StreamSender {
     const pages = this.#streams.follow(id, {
       ...bounds,
       after,
+      // Records may be dropped before the first page is read.
+      startsAtOldest: options.since === undefined && info.keyed === undefined,
       identity,
       signal,
       account,
@@ -212,7 +214,7 @@ export class StreamSender {
         isStored ||= page.info !== unwritten!.info;
         if (reading.standing === undefined) {
           // The rows before the end of an empty page were deleted, and forgotten.
-          const start = page.records.length === 0 ? page.next : after;
+          const start = page.records.length === 0 ? page.next : Math.max(after, page.after);
           const standing = moveTo(reading, page.info, start);
           const told = { ...standing, ...this.#of.kindsOf(id) };
           reading.reply(wasThere ? { ...told, recovered: true } : told);

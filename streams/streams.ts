@@ -312,11 +312,12 @@ export class StreamStore {
     checkOptions("read stream", options, READ);
     const { signal } = options;
     yield* this.#items(id, options, async function* (streams, start) {
-      for (let { after, snapshot } = start;;) {
-        const page = await streams.read(id, { ...PAGE, ...start, after, snapshot, signal });
+      for (let part = start;;) {
+        const page = await streams.read(id, { ...PAGE, ...part, signal });
         yield page;
         if (page.kind !== "page" || page.isUpToDate) return;
-        ({ next: after, snapshot } = page);
+        const { next: after, snapshot } = page;
+        part = { ...part, after, snapshot, startsAtOldest: false };
       }
     });
   }
@@ -475,15 +476,20 @@ export class StreamStore {
     { after, signal }: ReadDurableStreamOptions,
     read: (
       streams: StreamLogs,
-      start: Pick<ReadStreamOptions, "after" | "identity" | "snapshot">,
+      start: Pick<ReadStreamOptions, "after" | "identity" | "snapshot" | "startsAtOldest">,
     ) => AsyncIterable<StreamRead>,
   ): AsyncGenerator<DurableStreamItem<T>, void, undefined> {
     signal?.throwIfAborted();
     const { info } = checkPage(id, await this.#streams.info(id), false);
     const position = startPosition(info, after);
     if (typeof position === "string") throw badOffset(id, position, after);
-    let at = position;
-    const start = { after: at, identity: info.identity, snapshot: snapshotOf(after) };
+    const start = {
+      after: position,
+      identity: info.identity,
+      snapshot: snapshotOf(after),
+      // Records may be dropped before the first page is read.
+      startsAtOldest: info.keyed === undefined && isMoving(after),
+    };
     for await (const result of read(this.#streams, start)) {
       const page = checkPage(id, result, true);
       const hasJson = isJson(page.info.contentType);
@@ -494,6 +500,7 @@ export class StreamStore {
         if (page.records.length > 0) yield { data, offset: offsetAfter(page) };
         continue;
       }
+      let at = page.after;
       for (const record of page.records) {
         at++;
         yield { data: decode(record, hasJson) as T, offset: formatOffset(page.info, at) };
@@ -569,6 +576,11 @@ function startPosition(
   const position = parseOffset(info, after);
   // A stream can end before an issued offset only if the broker lost records.
   return typeof position === "number" && position > info.tail ? "gone" : position;
+}
+
+/** True if a start is not an offset, but the oldest kept record or the end, which move. */
+function isMoving(after: string | undefined): boolean {
+  return after === undefined || after === "-1" || after === "now";
 }
 
 function badOffset(id: string, fault: "malformed" | "gone", after: string = ""): RequestError {

@@ -148,6 +148,31 @@ Deno.test("DurableStreams.follow() reports trimmed records and too many readers"
   await writer.close();
 });
 
+Deno.test("DurableStreams.read() and follow() start at a record that is kept, whatever is dropped meanwhile", async () => {
+  await using nodes = new TwoNodes({ keep: { records: 2, bytes: 1_000 } });
+  const { node, other, broker } = nodes;
+  await using writer = await other.create<number>("a");
+  let count = 0;
+  const append = () => Promise.all([1, 2, 3].map(() => writer.append(count++)));
+  await append();
+  // Records are dropped after each read of the state.
+  broker.make("logs.read", async (run, { args: [, { maxRecords }] }) => {
+    const reply = await run();
+    if (maxRecords === 0) await append();
+    return reply;
+  });
+  const items = await Array.fromAsync(node.read("a"));
+  assertEquals(items.map(({ data }) => data), [4, 5]);
+  assertEquals(items.at(-1)!.offset, writer.offset);
+  for (const [after, next] of [[undefined, 7], ["-1", 10], ["now", 13]] as const) {
+    for await (const { data } of node.follow("a", { after })) {
+      assertEquals(data, next);
+      break;
+    }
+  }
+  await writer.close();
+});
+
 for (const call of ["create", "open"] as const) {
   Deno.test(`DurableStreams.${call}() makes no writer during and after the close of its server`, async () => {
     await using nodes = new TwoNodes();

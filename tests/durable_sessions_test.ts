@@ -523,6 +523,38 @@ Deno.test("Topics of durable streams reject publications, and require durable st
   assertEquals(await codeOf(client.durableStream("a").cancel()), "not-found");
 });
 
+Deno.test("A reader starts at a record that is kept, whatever is dropped before it starts", async () => {
+  const broker = new FaultyStore().connect();
+  const keep = { records: 2, bytes: 1_000 };
+  await using server = testServer({ ...withStreams({ keep }), broker });
+  await using writer = await streamsOf(server).create<number>("a");
+  let count = 0;
+  const append = () => Promise.all([1, 2, 3].map(() => writer.append(count++)));
+  await append();
+  let isStarting = false;
+  broker.make("logs.read", async (run) => {
+    const reply = await run();
+    if (isStarting) {
+      isStarting = false;
+      await append();
+    }
+    return reply;
+  });
+  await using client = server.connect();
+  for (const [after, records] of [["-1", [4, 5]], ["now", [7, 8]]] as const) {
+    const stream = client.durableStream("a", { after });
+    const seen: unknown[] = [];
+    await turns(); // The writer has looked for a cancellation.
+    isStarting = true;
+    for await (const record of stream) {
+      seen.push(record);
+      if (seen.length === 2) break;
+    }
+    assertEquals([seen, stream.offset], [records, writer.offset]);
+  }
+  await writer.close();
+});
+
 Deno.test("A record larger than a message ends the reader, not the session", async () => {
   const broker = new FaultyStore().connect();
   await using server = testServer({
