@@ -238,7 +238,8 @@ export class DurableStreams implements Feature {
    * @returns The records. The loop throws a {@linkcode RequestError} with the code `aborted` or
    * `writer-lost` at the end of an incomplete stream, `not-found` if there is no such stream,
    * `gone` if the stream was deleted or the records are no longer kept, and `malformed` if the
-   * offset is invalid.
+   * offset is invalid. If the broker is unreachable, it throws a {@linkcode BrokerError}; another
+   * loop can continue after the last offset.
    */
   follow<T = unknown>(
     id: string,
@@ -255,6 +256,7 @@ export class DurableStreams implements Feature {
    * @param reason Reason for the writer, of at most 1,024 characters.
    * @returns True if the stream was open.
    * @throws {RequestError} With the code `not-found` if there is no such stream.
+   * @throws {TypeError} If the reason is not a string.
    * @throws {RangeError} If the reason is too long.
    * @throws {BrokerError} If the broker is unreachable.
    */
