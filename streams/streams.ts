@@ -1,4 +1,5 @@
 /** The durable streams of a server, for its application to write, read and cancel. */
+import { checkType } from "../base/error_text.ts";
 import { checkOptions, MOMENT, TTL, wrongKind } from "../base/options/option_checks.ts";
 import { type OptionKinds, withoutUndefined } from "../base/options/options.ts";
 import { LimitError, RequestError } from "../errors.ts";
@@ -340,6 +341,7 @@ export class StreamStore {
   }
 
   async cancel(id: string, reason: string = ""): Promise<boolean> {
+    checkType("cancel", "reason", reason, "string");
     if (reason.length > MAX_REASON_LENGTH) {
       throw new RangeError(
         `Cannot cancel: the reason must have at most ${MAX_REASON_LENGTH} characters, ` +

@@ -129,6 +129,19 @@ Deno.test("DurableStreams.follow() throws for a missing stream or offset", async
   await other.close();
 });
 
+Deno.test("DurableStreams.cancel() rejects a reason that is not a string, such as a signal's", async () => {
+  await using nodes = new TwoNodes();
+  await using writer = await nodes.node.create("a");
+  const { reason } = AbortSignal.abort();
+  await assertRejects(
+    () => nodes.other.cancel("a", reason),
+    TypeError,
+    "Cannot cancel: reason must be a string, received DOMException",
+  );
+  assertEquals((await nodes.other.info("a"))?.cancelled, undefined);
+  await writer.close();
+});
+
 Deno.test("DurableStreams.follow() reports trimmed records and too many readers", async () => {
   await using nodes = new TwoNodes({ keep: { records: 2, bytes: 1_000 }, maxReaders: 1 });
   await using writer = await nodes.node.create<number>("a");
