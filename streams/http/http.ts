@@ -789,7 +789,9 @@ export class StreamRequests {
     const { info } = found(await this.#parts.logs.read(id, NOTHING));
     const offset = formatOffset(info, info.tail);
     if (query.mode !== "catch-up") {
-      return await this.#read(asked, id, { ...query, offset }, info.tail);
+      // The end moves on while the reader starts. A reader of a keyed stream misses no change.
+      const startsAtOldest = info.keyed === undefined;
+      return await this.#read(asked, id, { ...query, offset, startsAtOldest }, info.tail);
     }
     return new Response(bodyOf([], info.contentType), {
       headers: {
@@ -862,8 +864,7 @@ export class StreamRequests {
     const unchanged = await this.#unchanged(asked, id, query, after);
     if (unchanged !== undefined) return unchanged;
     const { request } = asked;
-    const { offset, snapshot, isTail } = query;
-    const startsAtOldest = offset === undefined;
+    const { offset, startsAtOldest, snapshot, isTail } = query;
     const eachChange = isTail && "always";
     const part = { ...PAGE, after, startsAtOldest, snapshot, eachChange } as const;
     const first = pageAt(await this.#parts.logs.read(id, part), offset, after);
@@ -974,7 +975,7 @@ export class StreamRequests {
 
   #follow(
     id: string,
-    { offset, snapshot }: ReadQuery,
+    { startsAtOldest, snapshot }: ReadQuery,
     { ended, ...options }: {
       readonly after: number;
       readonly maxRecords: number;
@@ -983,7 +984,6 @@ export class StreamRequests {
       readonly account: Account;
     },
   ): AsyncGenerator<StreamRead, void, undefined> {
-    const startsAtOldest = offset === undefined;
     const { signal } = ended;
     // Writers wait until the identifiers of their transactions have come back.
     const part = { ...options, startsAtOldest, snapshot, eachChange: true, signal } as const;

@@ -189,6 +189,26 @@ Deno.test("a reader of dropped records receives an error, and can start at the o
   assertEquals((await bench.ask("GET", "a?offset=-1&live=long-poll")).text, "[3,4]");
 });
 
+Deno.test("a reader at the end starts at a record that is kept, whatever is dropped meanwhile", async () => {
+  for (const live of ["long-poll", "sse"]) {
+    const broker = new FaultyStore().connect();
+    await using bench = new Bench({ keep: { records: 2, bytes: 1_000 } }, broker);
+    await bench.ask("PUT", "a", { headers: JSON_TYPE, body: "[1]" });
+    let isStarting = true;
+    broker.make("logs.read", async (run) => {
+      const reply = await run();
+      if (isStarting) {
+        isStarting = false;
+        await bench.ask("POST", "a", { headers: { ...JSON_TYPE, ...END }, body: "[2,3,4]" });
+      }
+      return reply;
+    });
+    const { status, text } = await bench.ask("GET", `a?offset=now&live=${live}`);
+    assertEquals(status, 200);
+    assertStringIncludes(text, "[3,4]");
+  }
+});
+
 Deno.test("a stream that its writer aborted never looks complete", async () => {
   await using bench = new Bench();
   const created = await bench.ask("PUT", "a", { headers: TEXT, body: "half" });

@@ -39,6 +39,11 @@ export interface ReadQuery {
   readonly position: number | "now";
   /** The offset of the position; `undefined` for the start. */
   readonly offset: string | undefined;
+  /**
+   * True to start at the oldest record that is kept if the position is before it, because the reader
+   * has no offset.
+   */
+  readonly startsAtOldest: boolean;
   /** Position at which the snapshot ends that the reader is reading; see `snapshotOf`. */
   readonly snapshot: number | undefined;
   /** True to read all changes of a keyed stream that its tail has. */
@@ -155,6 +160,7 @@ export function readQuery(query: URLSearchParams): ReadQuery {
     mode,
     position,
     offset: isStart || offset === "now" ? undefined : offset,
+    startsAtOldest: isStart,
     snapshot: isTail ? undefined : snapshotOf(offset),
     isTail,
     cursor: cursor === undefined ? undefined : Number(cursor),

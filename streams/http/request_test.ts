@@ -50,6 +50,7 @@ Deno.test("readQuery() rejects malformed, repeated and missing parameters", () =
     mode: "sse",
     position: 7,
     offset: "0000000000000007_a1b2c3d4",
+    startsAtOldest: false,
     snapshot: undefined,
     isTail: false,
     cursor: undefined,
