@@ -833,9 +833,10 @@ export class StreamRequests {
   async #unchanged(
     { request }: StreamRequest,
     id: string,
-    { offset, snapshot, isTail }: ReadQuery,
+    query: ReadQuery,
     after: number,
   ): Promise<Response | undefined> {
+    const { offset, snapshot, isTail } = query;
     const condition = request.headers.get("if-none-match");
     if (condition === null || isTail || snapshot !== undefined) return undefined;
     const result = await this.#parts.logs.read(id, NOTHING);
@@ -849,7 +850,7 @@ export class StreamRequests {
     // At the same tail, a page of a keyed stream ends where it ended before.
     const next = info.keyed ? nextIn(condition, info, start) : info.tail;
     const page = { ...result, after: start, next, isUpToDate: next >= info.tail };
-    const headers = catchUpHeaders(page, isTail);
+    const headers = catchUpHeaders(page, { isTail, isMoving: this.#isMoving(query) });
     return matches(condition, headers.etag)
       ? new Response(null, { status: 304, headers })
       : undefined;
@@ -869,11 +870,16 @@ export class StreamRequests {
     const part = { ...PAGE, after, startsAtOldest, snapshot, eachChange } as const;
     const first = pageAt(await this.#parts.logs.read(id, part), offset, after);
     const page = await this.#fill(id, first, eachChange);
-    const headers = catchUpHeaders(page, isTail);
+    const headers = catchUpHeaders(page, { isTail, isMoving: this.#isMoving(query) });
     if (matches(request.headers.get("if-none-match"), headers.etag)) {
       return new Response(null, { status: 304, headers });
     }
     return asked.unread.respond(bodyOf(bracketed(page), page.info.contentType), { headers });
+  }
+
+  /** True if the first page changes when records are dropped. */
+  #isMoving({ startsAtOldest }: ReadQuery): boolean {
+    return startsAtOldest && this.#settings.keep !== undefined;
   }
 
   /** Adds pages while they fit, because brokers and the sources of forks return smaller pages. */
@@ -927,7 +933,8 @@ export class StreamRequests {
         ...(info.end === undefined && { "stream-cursor": `${cursorAt(runtime, query.cursor)}` }),
       };
       // The cursor is part of the URL, so that shared caches can serve many readers.
-      const isShared = this.#settings.cache === "public" && records.length > 0 && !info.keyed;
+      const isShared = this.#settings.cache === "public" && records.length > 0 && !info.keyed &&
+        !this.#isMoving(query);
       const caching = { "cache-control": isShared ? CACHED : "no-store" };
       return records.length > 0
         ? asked.unread.respond(bodyOf(records, info.contentType), {
@@ -1085,14 +1092,14 @@ function pageState(page: StreamPage): Record<string, string> {
 /** Headers of a page of a read that does not wait. */
 function catchUpHeaders(
   page: StreamPage,
-  isTail: boolean,
+  { isTail, isMoving }: { readonly isTail: boolean; readonly isMoving: boolean },
 ): Record<string, string> & { readonly etag: string } {
   const { info, after, next, isUpToDate } = page;
   const end = isUpToDate ? info.end : undefined;
   // Each change may move rows, so pages of a keyed stream differ with its end.
   const generation = info.keyed ? `:${info.tail}${isTail ? ":all" : ""}` : "";
   const etag = `"${info.identity}:${after}:${next}${generation}${end ? ":c" : ""}"`;
-  const isFinal = !info.keyed && (!isUpToDate || end !== undefined);
+  const isFinal = !info.keyed && !isMoving && (!isUpToDate || end !== undefined);
   return { ...pageHeaders(page), etag, "cache-control": isFinal ? CACHED : "no-cache" };
 }
 

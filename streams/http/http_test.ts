@@ -189,6 +189,24 @@ Deno.test("a reader of dropped records receives an error, and can start at the o
   assertEquals((await bench.ask("GET", "a?offset=-1&live=long-poll")).text, "[3,4]");
 });
 
+Deno.test("caches keep no first page of a stream whose oldest records are dropped", async () => {
+  await using bench = new Bench({ keep: { records: 2, bytes: 4_000_000 }, cache: "public" });
+  const body = "x".repeat(600_000);
+  await bench.ask("PUT", "a", { headers: TEXT, body });
+  const cachingOf = async (query: string) => {
+    const { headers } = await bench.ask("GET", `a${query}`);
+    return [headers.get("cache-control"), headers.get("stream-next-offset")!];
+  };
+  await bench.ask("POST", "a", { headers: TEXT, body });
+  const [caching, offset] = await cachingOf("?offset=-1");
+  const others = [await cachingOf(""), await cachingOf("?offset=-1&live=long-poll")];
+  assertEquals(caching, "public, no-cache");
+  assertEquals(others.map(([other]) => other), ["public, no-cache", "no-store"]);
+  await bench.ask("POST", "a", { headers: TEXT, body });
+  // The page after an offset stays the same.
+  assertStringIncludes((await cachingOf(`?offset=${offset}`))[0]!, "max-age=60");
+});
+
 Deno.test("a reader at the end starts at a record that is kept, whatever is dropped meanwhile", async () => {
   for (const live of ["long-poll", "sse"]) {
     const broker = new FaultyStore().connect();
