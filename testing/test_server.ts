@@ -3,6 +3,7 @@ import { SERVER, type ServerOptions } from "../server/server_options.ts";
 import { checkOptions } from "../base/options/option_checks.ts";
 import type { OptionKinds } from "../base/options/options.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
+import { within } from "../base/wait.ts";
 import { ConnectionError } from "../errors.ts";
 import { Server } from "../server/server.ts";
 import { Client } from "../client/client.ts";
@@ -227,7 +228,13 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
     return async (url, { protocols, headers, signal, onWorn }) => {
       this.network.checkUp();
       const request = new Request(url, { headers: upgradeHeaders(headers, protocols), signal });
-      const response = await this.fetch(request, info);
+      // `authenticate` may take longer than the client waits, or never return.
+      const responding = Promise.resolve(this.fetch(request, info));
+      const response = await within(platformRuntime(), responding, {
+        signal,
+        discard: (late) => this.#accepted.get(late)?.client.close(),
+      });
+      this.network.checkUp(); // No response arrives over a network that has gone down.
       const pair = this.#accepted.get(response);
       if (pair !== undefined) {
         void pair.worn.then(onWorn);
@@ -355,13 +362,14 @@ export class TestNetwork implements MemoryLink {
 
   /** Creates a connection for {@linkcode TestServer.dial}. */
   connect(options: MemoryPairOptions): MemoryPair {
-    this.checkUp();
     const pair = memoryPair(options);
     for (const { faults, direction } of this.#faults) pair.link.setFaults(faults, direction);
     this.#pairs.add(pair);
     for (const end of [pair.client, pair.server]) this.#links.set(end, pair.link);
     const ended = Promise.allSettled([pair.client.closed, pair.server.closed]);
     void ended.then(() => this.#pairs.delete(pair));
+    // The network has gone down since the request.
+    if (this.#isDown) pair.link.disconnect();
     return pair;
   }
 

@@ -4,6 +4,7 @@ import {
   AuthenticationError,
   ConnectionError,
   SessionClosedError,
+  TimeoutError,
   UnsupportedError,
 } from "../errors.ts";
 import type { Session } from "../session/session.ts";
@@ -251,6 +252,48 @@ Deno.test("TestServer.dial() rejects while the network is down", async () => {
   server.network.down();
   assertEquals(server.network.isDown, true);
   await assertRejects(() => server.dial(), ConnectionError, "the network is down");
+});
+
+Deno.test("TestServer stops waiting for authenticate when the client does", async () => {
+  using time = new FakeTime();
+  const answers: (() => void)[] = [];
+  await using server = testServer({
+    authenticate: () => new Promise<string>((resolve) => answers.push(() => resolve("ann"))),
+  });
+  const leaving = new AbortController();
+  const late = server.dial({ connectTimeoutMs: 50 });
+  const left = server.dial({ signal: leaving.signal });
+  const rejections = [
+    assertRejects(() => late, TimeoutError, "within 50 ms"),
+    assertRejects(() => left, Error, "left"),
+  ];
+  await passTime(time, 50);
+  leaving.abort(new Error("left"));
+  await Promise.all(rejections);
+  for (const answer of answers) answer();
+  await turns();
+  assertEquals([answers.length, server.manager.count, server.network.size], [2, 0, 0]);
+
+  // The last attempt is still waiting when the test ends.
+  await using client = server.connect();
+  await turns();
+  assertEquals([answers.length, client.status.current.name], [3, "connecting"]);
+});
+
+Deno.test("a client reconnects if the network goes down during authenticate", async () => {
+  using time = new FakeTime();
+  const first = Promise.withResolvers<string>();
+  const users = [first.promise, "ann"];
+  await using server = testServer({ authenticate: () => users.shift() ?? null });
+  await using client = server.connect();
+  await turns();
+  server.network.down();
+  first.resolve("ann");
+  await turns();
+  assertEquals(client.status.current.name, "reconnecting");
+  server.network.up();
+  await passTime(time, 1_000);
+  assertEquals([client.isConnected, server.manager.count], [true, 1]);
 });
 
 Deno.test("TestServer does not keep a request's token in the session", async () => {
