@@ -1,6 +1,7 @@
 /** Waiting for messages and events with a deadline, with errors that list received messages. */
 import { WAIT } from "../session/settings/call_checks.ts";
 import { checkOptions } from "../base/options/option_checks.ts";
+import { MAX_TIMER_MS } from "../base/wait.ts";
 import { SessionClosedError, TimeoutError } from "../errors.ts";
 import type { SessionEventMap, SessionEvents } from "../session/events.ts";
 import type { WaitOptions } from "../session/types.ts";
@@ -190,9 +191,10 @@ async function inTime<T>(
     reject(error);
   };
   const onAbort = () => end(signal!.reason);
-  const timer = startRealTimer(() => {
+  const onLate = () => {
     end(new TimeoutError(`No result within ${timeoutMs} ms: ${soFar()}`, timeoutMs));
-  }, timeoutMs);
+  };
+  const timer = timeoutMs > MAX_TIMER_MS ? undefined : startRealTimer(onLate, timeoutMs);
   signal?.addEventListener("abort", onAbort, { once: true });
   const waiting = wait();
   waiting.catch(() => {});

@@ -28,6 +28,21 @@ Deno.test("receive() reports the number and content of received messages, also i
   assertEquals(error.timeoutMs, 20);
 });
 
+Deno.test("receive() and nextEvent() wait without a limit if timeoutMs is Infinity", async () => {
+  await using pair = memorySessions();
+  const source = new EventTarget();
+  const waiting = Promise.all([
+    receiveOne(pair.client, { timeoutMs: Infinity }),
+    nextEvent(source, "late", { timeoutMs: Infinity }),
+  ]);
+  // Timers of the platform take a longer time for the shortest one.
+  await assertRejects(() => receiveOne(pair.server, { timeoutMs: 10 }), TimeoutError);
+  pair.server.send("late");
+  source.dispatchEvent(new Event("late"));
+  const [{ topic }, { type }] = await waiting;
+  assertEquals([topic, type], ["late", "late"]);
+});
+
 Deno.test("receive() reports that the session closed first", async () => {
   await using pair = memorySessions();
   pair.server.send("first");
