@@ -30,30 +30,30 @@ export class Rounds {
    * @param tell Called in the round. It MUST NOT throw.
    */
   add(tell: () => void): void {
-    if (this.#isStopped) return;
     this.#waiting.add(tell);
-    if (this.#isDue) return;
+    if (this.#isDue || this.#isStopped) return;
     this.#isDue = true;
     const restMs = this.#last + FRAME_MS - this.#runtime.monotonic();
     if (restMs > 0) this.#timer = this.#runtime.setTimeout(this.#run, restMs);
     else this.#runtime.schedule(this.#run);
   }
 
-  /** Drops the pending round, and ignores changes until `start`. No timer keeps running. */
+  /** Lets the pending round and later changes wait until `start`. No timer keeps running. */
   stop(): void {
     this.#isStopped = true;
-    this.#waiting.clear();
     this.#runtime.clearTimeout(this.#timer);
   }
 
-  /** Accepts changes again. */
+  /** Runs the round that has waited. */
   start(): void {
-    this.#isStopped = this.#isDue = false;
+    this.#isStopped = false;
+    if (this.#waiting.size > 0) this.#run();
   }
 
   readonly #run = (): void => {
     this.#timer = undefined;
     this.#isDue = false;
+    if (this.#isStopped) return;
     this.#last = this.#runtime.monotonic();
     const round = [...this.#waiting];
     this.#waiting.clear();

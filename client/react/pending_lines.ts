@@ -81,7 +81,8 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
     const drop = () => this.#drop(topic, line);
     publication.then(() => {
       line.isConfirmed = true;
-      if (line.isPassed || !isEchoed) return drop();
+      // Without a reader, no arrival is noticed.
+      if (line.isPassed || !isEchoed || !this.#readers.has(topic)) return drop();
       // The publication may have arrived before the reply.
       if (!this.#all.get(topic)?.includes(line)) return;
       line.timer = this.#runtime.setTimeout(drop, ARRIVAL_MS);
@@ -110,12 +111,11 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
     return reader;
   }
 
-  /** Drops all publications. */
+  /** Drops the publications whose arrival is awaited. The others wait for the server. */
   close(): void {
-    for (const waiting of this.#all.values()) {
-      for (const { timer } of waiting) this.#runtime.clearTimeout(timer);
+    for (const [topic, waiting] of this.#all) {
+      for (const line of waiting) if (line.timer !== undefined) this.#drop(topic, line);
     }
-    this.#all.clear();
   }
 
   protected override take(): ReadonlyMap<string, readonly PendingLine[]> {

@@ -1450,6 +1450,74 @@ Deno.test("hiding a part of a page ends its responses", hidesParts, async () => 
 });
 
 Deno.test(
+  "a hidden part of a page lists what waits for the server when it is shown again",
+  hidesParts,
+  async () => {
+    await using server = testServer({ authorize: () => true });
+    await using client = server.connect({ delivery: "at-least-once" });
+    await client.whenConnected();
+    using page = new Page();
+    let publish!: TopicState["publish"];
+    let isShown = false;
+    const Waiting = () => {
+      const { pending, ...chat } = useTopic("chat");
+      publish = chat.publish;
+      useEffect(() => {
+        isShown = true;
+        return () => void (isShown = false);
+      }, []);
+      return `[${pending.map(({ data }) => data).join()}]`;
+    };
+    const show = (mode: "visible" | "hidden") =>
+      page.show(part(mode, h(SkeinProvider, { client }, h("p", null, h(Waiting)))));
+    const turn = async (mode: "visible" | "hidden") => {
+      show(mode);
+      await until(() => isShown === (mode === "visible"));
+      await turns();
+    };
+    await turn("visible");
+    server.network.down();
+    const published = publish("a");
+    await page.has("[a]");
+    await turn("hidden");
+    await turn("visible");
+    assertEquals(page.text, "[a]");
+    await turn("hidden");
+    server.network.up();
+    await published;
+    await turn("visible");
+    await page.has("[]");
+  },
+);
+
+Deno.test("a response that a hidden part of a page requests has an error", hidesParts, async () => {
+  await using server = listen({
+    requests: {
+      async *count() {
+        yield "1";
+      },
+    },
+  });
+  using page = new Page();
+  let request!: () => void;
+  const Count = () => {
+    const { isPending, error, ...count } = useRequestStream("count");
+    request = count.request;
+    return `${isPending} ${error?.message}`;
+  };
+  const show = (mode: "visible" | "hidden") =>
+    page.show(part(mode, h(SkeinProvider, { url: server.url }, h("p", null, h(Count)))));
+  show("visible");
+  await page.has("false undefined");
+  await until(() => server.manager.count === 1);
+  show("hidden");
+  await until(() => server.manager.count === 0);
+  request();
+  show("visible");
+  await page.has("false Cannot connect: the client is closed (0, by local)");
+});
+
+Deno.test(
   "a room that is shown again leaves the messages of its topic alone",
   hidesParts,
   async () => {
