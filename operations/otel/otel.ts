@@ -254,7 +254,6 @@ class OtelInstrumentation implements Telemetry {
         end(() => {
           if (error === undefined) return {};
           failed(span, error);
-          // The peer chose the code, so the number of values is limited.
           return { "error.type": this.#metrics.errorTypeOf(error) };
         }),
     };
@@ -303,7 +302,7 @@ class OtelInstrumentation implements Telemetry {
     return running.then(() => end(() => ({})), (error) =>
       end(() => {
         failed(span, error);
-        return { "error.type": errorType(error) };
+        return { "error.type": this.#metrics.errorTypeOf(error) };
       }));
   }
 

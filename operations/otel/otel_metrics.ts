@@ -201,8 +201,9 @@ export class OtelMetrics implements Disposable {
   }
 
   /**
-   * Describes a failed request by a short word. The peer chooses the code, so the number of
-   * distinct codes is limited.
+   * Describes a failed request or handler by a short word. The peer may choose the code, also that
+   * of a handler, which fails with the error of its own request. Therefore, the number of distinct
+   * codes is limited.
    */
   errorTypeOf(error: unknown): string {
     const type = errorType(error);
