@@ -39,7 +39,7 @@ export interface KeyedRequest {
  *   again.
  * - **Same key, another request:** 422.
  * - **Same key, at the same time:** responds with 409; a later retry receives the result.
- * - **A failed request** is forgotten, and may be sent again.
+ * - **A failed request** may be sent again. Its key still belongs to its method, path and body.
  *
  * Keys are kept in the store for all nodes. The store contains a digest of the key and the request,
  * and the result.
@@ -80,7 +80,7 @@ export class IdempotencyKeys {
     if (!await store.claim(`api-key:${id}`, fingerprint, { max: 1, ttlMs })) {
       throw new Problem(422, {
         code: "key-reused",
-        detail: `Idempotency-Key ${key} was used for another request`,
+        detail: `Idempotency-Key ${key} was used for another request; use another key`,
       });
     }
     const known = await this.#resultOf(store, id);
