@@ -230,7 +230,8 @@ export interface UsePresenceOptions<D = unknown> {
   /**
    * This client's presence data. It is compared as JSON and set after each change.
    *
-   * `undefined` removes the data of an earlier render.
+   * `undefined` removes the data of an earlier render. If the component unmounts, the data stays
+   * until the room's last component does, too.
    */
   readonly data?: D | undefined;
 }
