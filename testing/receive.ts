@@ -12,17 +12,18 @@ const PATIENCE_MS = 5_000;
 // Real timers, so that a test with fake time does not wait forever.
 const { setTimeout: startRealTimer, clearTimeout: stopRealTimer } = globalThis;
 
-/** A loop whose last read was still pending when its `receive` failed. */
-interface PendingLoop<T> {
+/** A loop that the next `receive` continues. */
+interface OpenLoop<T> {
   readonly iterator: AsyncIterator<T>;
-  readonly next: Promise<IteratorResult<T>>;
+  /** The read that was still pending when its `receive` failed. */
+  readonly next?: Promise<IteratorResult<T>> | undefined;
 }
 
 /**
  * These loops by source. An iterator can't cancel a read, so the next `receive` continues the loop
  * instead of losing what it reads.
  */
-const pendingLoops = new WeakMap<AsyncIterable<unknown>, PendingLoop<unknown>>();
+const openLoops = new WeakMap<AsyncIterable<unknown>, OpenLoop<unknown>>();
 
 /**
  * Reads the next messages of a session, client or subscription, or the next items of any other
@@ -30,7 +31,8 @@ const pendingLoops = new WeakMap<AsyncIterable<unknown>, PendingLoop<unknown>>()
  *
  * - **Deadline:** if too few messages arrive in time, the call rejects with an error that lists
  *   those that did arrive. The deadline is in real time, even in a test with fake time.
- * - **Further messages** stay unread until the next `receive`.
+ * - **Further messages** stay unread until the next `receive`. A streaming response, a generator or
+ *   a stream, which a loop of your own would end, stays open for it.
  * - **After a failure,** call `receive` with the same source again: it returns the messages that the
  *   error doesn't list, also those that arrived between the calls. A loop of your own would throw
  *   until then, because the source is still being read.
@@ -69,12 +71,12 @@ export async function receive<T>(
   const items: T[] = [];
   if (count < 1) return items;
   const soFar = () => `received ${items.length} of ${count}${list(items)}`;
-  const pending = pendingLoops.get(source) as PendingLoop<T> | undefined;
-  const { iterator } = pending ?? { iterator: source[Symbol.asyncIterator]() };
-  let next = pending?.next;
+  const open = openLoops.get(source) as OpenLoop<T> | undefined;
+  const { iterator } = open ?? { iterator: source[Symbol.asyncIterator]() };
+  let next = open?.next;
   let isOver = false;
   const wait = async () => {
-    pendingLoops.delete(source);
+    openLoops.delete(source);
     while (items.length < count) {
       const { value, done } = await (next ??= iterator.next());
       if (isOver) return;
@@ -85,9 +87,10 @@ export async function receive<T>(
   };
   await inTime(options, soFar, wait, () => {
     isOver = true;
-    if (next !== undefined) pendingLoops.set(source, { iterator, next });
+    if (next !== undefined) openLoops.set(source, { iterator, next });
   });
-  await iterator.return?.();
+  if (endsWithLoop(source, iterator)) openLoops.set(source, { iterator });
+  else await iterator.return?.();
   return items;
 }
 
@@ -204,6 +207,12 @@ async function inTime<T>(
     stopRealTimer(timer);
     signal?.removeEventListener("abort", onAbort);
   }
+}
+
+/** Checks whether a source ends when a loop leaves it: a response ends unless it is resumable. */
+function endsWithLoop(source: AsyncIterable<unknown>, iterator: unknown): boolean {
+  const isResponse = "cancel" in source && (source as { readonly id?: unknown }).id === "";
+  return isResponse || iterator === source || source instanceof ReadableStream;
 }
 
 function ended(source: unknown, soFar: string): SessionClosedError {

@@ -95,6 +95,26 @@ Deno.test("receive() continues a source after a failure, and loses no message", 
   }
 });
 
+Deno.test("receive() reads a source that a loop would end, step by step", async () => {
+  async function* count() {
+    for (let n = 0; n < 4; n++) yield n;
+  }
+  await using server = testServer({ requests: { count } });
+  await using client = server.connect();
+  await using session = await server.dial();
+  const sources = [
+    client.requestStream("count"),
+    session.requestStream("count"),
+    count(),
+    ReadableStream.from(count()),
+  ];
+  for (const source of sources) {
+    assertEquals(await receive(source, 2), [0, 1]);
+    assertEquals([await receiveOne(source), await receiveOne(source)], [2, 3]);
+    await assertRejects(() => receive(source, 1), SessionClosedError, "the source ended");
+  }
+});
+
 Deno.test("receive() leaves a message that arrives as its signal aborts to the next call", async () => {
   await using pair = memorySessions();
   await pair.client.ready;
