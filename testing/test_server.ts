@@ -2,6 +2,7 @@
 import { SERVER, type ServerOptions } from "../server/server_options.ts";
 import { checkOptions } from "../base/options/option_checks.ts";
 import type { OptionKinds } from "../base/options/options.ts";
+import { describe } from "../base/error_text.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { within } from "../base/wait.ts";
 import { ConnectionError } from "../errors.ts";
@@ -17,6 +18,7 @@ import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import type { Connection } from "../transport/connection.ts";
 import {
   checkFaults,
+  MEMORY_PAIR,
   type MemoryFaults,
   type MemoryLink,
   type MemoryPair,
@@ -60,14 +62,19 @@ export interface TestRequestOptions {
 
 /** Checks options before `super`, which must be first in a constructor. */
 function checked<T>(options: T): T {
-  checkOptions("create server", options, { ...SERVER, wire: "object" });
+  checkOptions("create server", options, { ...SERVER, wire: MEMORY_PAIR });
   return options;
 }
 
 const TEST_REQUEST: OptionKinds<TestRequestOptions> = {
   address: "string",
   headers: 0,
-  path: "string",
+  path(value, { verb }) {
+    // Otherwise, it would be a part of the host.
+    if (typeof value === "string" && /^[/?]/.test(value)) return;
+    const received = typeof value === "string" ? `"${value}"` : describe(value);
+    throw new TypeError(`Cannot ${verb}: path must start with "/" or "?", received ${received}`);
+  },
 };
 
 const TEST_DIAL = { ...CLIENT_KINDS.dial, ...TEST_REQUEST };

@@ -203,6 +203,18 @@ Deno.test("TestNetwork.setFaults() rejects wrong faults before they apply to lat
   assertEquals((await server.dial()).isReady, true);
 });
 
+Deno.test("TestServer rejects a path without a slash, and a wrong transport", async () => {
+  await using server = testServer();
+  const text = 'path must start with "/" or "?", received "chat"';
+  await assertRejects(() => server.dial({ path: "chat" }), TypeError, `Cannot dial: ${text}`);
+  assertThrows(() => server.connect({ path: "chat" }), TypeError, `Cannot connect: ${text}`);
+  assertThrows(() => server.open({ path: "chat" }), TypeError, `Cannot open: ${text}`);
+  await using session = await server.dial({ path: "?room=tea" });
+  assertEquals(session.url, "http://localhost/?room=tea");
+  const late = { latencyMs: 5 };
+  assertThrows(() => testServer({ wire: { faults: late as never } }), TypeError, "wire.faults");
+});
+
 Deno.test("TestNetwork slows, stalls and cuts all connections, or one", async () => {
   using time = new FakeTime();
   await using server = testServer();

@@ -347,7 +347,7 @@ export const OTHERS: Readonly<Record<string, readonly string[]>> = {
     ...["url", "userOf", "wait"],
   ],
   "it is a value that decides or that is used, which a promise can't be": [
-    ...["isSuccessor", "onConflict", "random", "socket", "webTransport.engine"],
+    ...["isSuccessor", "onConflict", "random", "socket", "webTransport.engine", "wire.random"],
   ],
   "another file tests it": [
     // transport/quic/shared_port_test.ts

@@ -213,7 +213,7 @@ const FAULTS: OptionKinds<MemoryFaults> = {
   reorderRate: RATIO,
 };
 
-const OPTIONS: OptionKinds<MemoryPairOptions> = {
+export const MEMORY_PAIR: OptionKinds<MemoryPairOptions> = {
   datagrams: "boolean",
   faults: FAULTS,
   frames: "boolean",
@@ -280,7 +280,7 @@ export function checkFaults(faults: MemoryFaults, direction: string | undefined)
  * @throws {RangeError} If a fault is out of range.
  */
 export function memoryPair(options: MemoryPairOptions = {}): MemoryPair {
-  checkOptions("connect in memory", options, OPTIONS);
+  checkOptions("connect in memory", options, MEMORY_PAIR);
   const { protocol = "skein.1", frames = true, streams = true, datagrams = true } = options;
   const { runtime = platformRuntime(), faults = {}, random = 1 } = options;
   const wire: MemoryWire = { runtime, protocol, frames, streams, datagrams };
