@@ -3,6 +3,7 @@
  * component unmounts.
  */
 import type { Runtime, Timer } from "../../base/runtime.ts";
+import { MAX_TIMER_MS } from "../../base/wait.ts";
 import type { Cell } from "./cell.ts";
 
 /**
@@ -88,7 +89,8 @@ export class SharedCells {
     // The next component tries again.
     if (shared.cell.snapshot.error) return this.#end(key, shared);
     this.#unused.add(key);
-    const graceMs = Math.min(this.#graceMs, shared.cell.maxGraceMs ?? Infinity);
+    // A timer with a longer time fires immediately.
+    const graceMs = Math.min(this.#graceMs, shared.cell.maxGraceMs ?? Infinity, MAX_TIMER_MS);
     shared.timer = this.#runtime.setTimeout(() => this.#end(key, shared), graceMs);
     if (this.#unused.size <= MAX_UNUSED) return;
     const [oldest] = this.#unused;

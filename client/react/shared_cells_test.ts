@@ -7,8 +7,7 @@ import { SharedCells } from "./shared_cells.ts";
 const GRACE_MS = 5_000;
 
 /** Creates the shared cells, and a list of the cells that were closed. */
-function setUp() {
-  const runtime = platformRuntime();
+function setUp(runtime = platformRuntime(), graceMs = GRACE_MS) {
   const rounds = new Rounds(runtime);
   const closed: string[] = [];
   class Named extends Cell<{ readonly error: Error | undefined }> {
@@ -34,7 +33,7 @@ function setUp() {
       return { error: this.#error };
     }
   }
-  const cells = new SharedCells(runtime, GRACE_MS);
+  const cells = new SharedCells(runtime, graceMs);
   const use = (name: string, error?: Error) =>
     cells.use(name, () => new Named(name, error), () => {});
   const fail = (name: string) => (cells.peek(name) as Named).fail(new Error("Not so"));
@@ -58,6 +57,17 @@ Deno.test("SharedCells keeps a cell for its users, and for the grace period afte
   three();
   time.tick(GRACE_MS);
   assertEquals([cells.peek("a"), closed], [undefined, ["a"]]);
+});
+
+Deno.test("SharedCells keeps a cell without users if the grace period has no end", () => {
+  const times: number[] = [];
+  const runtime = Object.assign(platformRuntime(), {
+    setTimeout: (_callback: () => void, ms: number) => times.push(ms),
+  });
+  const { use, closed } = setUp(runtime, Infinity);
+  use("a")();
+  // A timer of the platform fires immediately if its time has more than 31 bits.
+  assertEquals([times, closed], [[2 ** 31 - 1], []]);
 });
 
 Deno.test("SharedCells keeps at most the newest 16 cells without users", () => {
