@@ -537,7 +537,7 @@ function useWrites(
   const [failure, setFailure] = useState<ActionFailure>();
   const write = useMemo((): StateWriter => (make) => {
     setFailure(undefined);
-    const writing = id === null ? noState() : hub.write(id, make);
+    const writing = id === null ? isNull("write state", "id") : hub.write(id, make);
     writing.catch((error) => setFailure({ of: id, error: errorOf(error) }));
     return writing;
   }, [hub, id]);
@@ -702,7 +702,7 @@ export function createHooks<C extends Contract = Contract>(
       const pending = useView(waiting, NO_LINES);
       const { failure, run } = useActions(topic);
       const publish: TopicState["publish"] = useMemo(() => (data, options) => {
-        return run(topic === null ? noTopic() : hub.publish(topic, data, options));
+        return run(topic === null ? isNull("publish", "topic") : hub.publish(topic, data, options));
       }, [hub, topic, run]);
       return useMemo(
         () => ({ ...snapshot, pending, error: snapshot.error ?? failure, publish }),
@@ -719,7 +719,9 @@ export function createHooks<C extends Contract = Contract>(
       const snapshot = useView(view, PENDING_ROOM);
       const { failure, run } = useActions(room);
       const set: PresenceState["set"] = useMemo(() => (data, options) => {
-        return run(room === null ? noTopic() : hub.setPresence(room, data, options));
+        return run(
+          room === null ? isNull("set data", "room") : hub.setPresence(room, data, options),
+        );
       }, [hub, room, run]);
       const text = JSON.stringify(data);
       const own = useMemo(() => ({ hasData: false }), [set]);
@@ -782,7 +784,7 @@ export function createHooks<C extends Contract = Contract>(
       const { failure, run } = useActions(id);
       const cancel = useMemo(() => (reason?: string) => {
         const stop = async (id: string) => await hub.client.durableStream(id).cancel(reason);
-        return run(id === null ? noTopic() : stop(id));
+        return run(id === null ? isNull("cancel", "id") : stop(id));
       }, [hub, id, run]);
       return useMemo(
         () => ({ ...snapshot, error: snapshot.error ?? failure, cancel }),
@@ -847,14 +849,9 @@ function either(own: AbortSignal, given: AbortSignal | undefined): AbortSignal {
   return given ? anySignal(own, given) : own;
 }
 
-function noTopic(): Promise<never> {
-  return Promise.reject(new TypeError("Cannot publish: the hook's topic is null"));
-}
-
-function noState(): Promise<never> {
-  return Promise.reject(
-    new TypeError("Cannot write state: the hook's id is null"),
-  );
+/** Rejects a call of a hook without a target, with its verb and the name of the argument. */
+function isNull(verb: string, name: string): Promise<never> {
+  return Promise.reject(new TypeError(`Cannot ${verb}: the hook's ${name} is null`));
 }
 
 const hooks: SkeinHooks = /* @__PURE__ */ createHooks();

@@ -1316,6 +1316,27 @@ Deno.test("functions of hooks keep their identity, and so do messages", async ()
   }
 });
 
+Deno.test("a function of a hook without a target rejects, and names the call", async () => {
+  await using server = testServer();
+  await using client = server.connect();
+  using page = new Page();
+  type Call = () => Promise<unknown>;
+  const calls: Call[] = [];
+  const Idle = () => {
+    const { publish } = useTopic(null);
+    const { set } = usePresence(null);
+    const { cancel } = useDurableStream(null);
+    calls.splice(0, 3, () => publish("a"), () => set("a"), () => cancel());
+    return "idle";
+  };
+  page.show(h(SkeinProvider, { client }, h(Idle)));
+  await page.has("idle");
+  const [publish, set, cancel] = calls as [Call, Call, Call];
+  await assertRejects(publish, TypeError, "Cannot publish: the hook's topic is null");
+  await assertRejects(set, TypeError, "Cannot set data: the hook's room is null");
+  await assertRejects(cancel, TypeError, "Cannot cancel: the hook's id is null");
+});
+
 Deno.test("hooks without a provider, and a provider without a server, throw errors that say so", async () => {
   const other = createHooks();
   const messageOf = (element: ReactElement) => {
