@@ -4,11 +4,14 @@
  *
  * @module
  */
+import net from "node:net";
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import { httpApi } from "../operations/http_api/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { captureConsole } from "./console_lines.ts";
+import { headOf } from "./peers/text_socket.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
-import { soon } from "./waiting.ts";
+import { soon, until } from "./waiting.ts";
 
 const ENGINES = [["Deno.serve", undefined], ["the hardened engine", hardenedWebSocket()]] as const;
 
@@ -65,6 +68,32 @@ for (const [name, webSocket] of ENGINES) {
     await soon(cancelled.promise);
     await assertRejects(async () => await (await fetch(`${url}/fail`)).text());
     assertEquals(printed.lines, webSocket ? ["A response failed: Error: The source failed"] : []);
+  });
+
+  Deno.test(`A client that resets its connection before the response does no harm, on ${name}`, async () => {
+    const asked: Request[] = [];
+    const decision = Promise.withResolvers<void>();
+    const decide = async ({ request }: { readonly request: Request }) => {
+      asked.push(request);
+      await decision.promise;
+    };
+    await using server = listen({
+      webSocket,
+      history: { "log:{name}": {} },
+      features: [httpApi({ path: "/api", authorize: (asked) => decide(asked).then(() => true) })],
+      authenticate: (asked) => decide(asked).then(() => null),
+    });
+    for (const path of ["/?protocol=skein.1", "/api/topics/log%3Aa/publications"]) {
+      const socket = net.connect(portOf(server), "127.0.0.1");
+      socket.write(headOf(`GET ${path}`, { host: "localhost", "skein-transport": "http" }));
+      await until(() => asked.some(({ url }) => url.endsWith(path)));
+      socket.resetAndDestroy();
+    }
+    await until(() => asked.every(({ signal }) => signal.aborted));
+    decision.resolve();
+    // An unhandled rejection would end the process.
+    const response = await fetch(`http://127.0.0.1:${portOf(server)}/`);
+    assertEquals([response.status, await response.text()], [426, "Expected a WebSocket upgrade"]);
   });
 
   Deno.test(`HEAD receives the head of a streaming response, whose body is cancelled, on ${name}`, async () => {

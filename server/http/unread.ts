@@ -81,6 +81,8 @@ export class UnreadResponse {
     this.#quota = quota;
     this.#accountOf = accountOf;
     this.#completed = info.completed;
+    // It rejects if the client left before the response, which most responses never wait for.
+    this.#completed?.catch(() => {});
   }
 
   /** True while bytes are counted. */
