@@ -48,6 +48,12 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import { TurnEnd } from "../quic/stream_owner.ts";
 import { readVarint, varintLengthAt } from "../quic/varint.ts";
 
+/** The statuses of requests whose heads can't be read, by error code; 400 for all others. */
+const REJECTIONS: ReadonlyMap<number, number> = new Map([
+  [H3Error.excessiveLoad, 431],
+  [H3Error.requestRejected, 503],
+]);
+
 /** How long a request waits for the peer's settings, in milliseconds. */
 export const SETTINGS_TIMEOUT_MS = 5_000;
 
@@ -159,6 +165,8 @@ export class Http3Connection implements SessionLink {
   readonly #critical: unknown[] = [];
   readonly #uniqueTypes = new Set<number>();
   readonly #early: EarlyStreams;
+  /** The requests whose heads have arrived in part; `undefined` if there was none. */
+  #heads: EarlyStreams | undefined;
   #nextId = 0;
   #fault: H3ProtocolError | undefined;
   #end: QuicEnding | undefined;
@@ -387,6 +395,7 @@ export class Http3Connection implements SessionLink {
     this.#endGrace();
     this.#options.firstRequests?.delete(this);
     this.#early.clear();
+    this.#heads?.clear();
     this.#end = end;
     this.#options.lateSettings?.delete(this);
     if (this.#peerSettings === undefined) this.#settings?.reject(connectionBroke(end));
@@ -546,14 +555,13 @@ export class Http3Connection implements SessionLink {
       const connect = { id, reader, frames, writer: stream.writable.getWriter() };
       try {
         // Most requests arrive complete in the first packet of their stream.
-        const fields = nextFields(frames) ?? await readFields(reader, frames);
+        const fields = nextFields(frames) ?? await this.#restOfFields(connect);
         const settings = this.#peerSettings ?? await this.#settingsInTime();
         this.#request(connect, fields, settings);
       } catch (error) {
         connect.writer.closed.catch(() => {});
         if (error instanceof H3ProtocolError && STREAM_ERRORS.has(error.h3Code)) {
-          const isTooLarge = error.h3Code === H3Error.excessiveLoad;
-          return Http3Request.reject(connect, isTooLarge ? 431 : 400);
+          return Http3Request.reject(connect, REJECTIONS.get(error.h3Code) ?? 400);
         }
         // If the stream stayed open, it would count against the stream limit.
         connect.writer.abort().catch(() => {});
@@ -562,6 +570,31 @@ export class Http3Connection implements SessionLink {
     } finally {
       this.#unread.delete(id);
       if (!this.#sessions.has(id)) this.#early.reject(id);
+    }
+  }
+
+  /** Reads the rest of a head. Otherwise, a client could leave as many heads unfinished as it likes. */
+  async #restOfFields({ id, reader, frames }: ConnectStream): Promise<Field[]> {
+    const heads = this.#heads ??= new EarlyStreams(this.runtime, this.unread);
+    let isRejected = false;
+    const head: EarlyStream = {
+      sessionId: id,
+      reject: () => {
+        isRejected = true;
+        reader.cancel().catch(() => {});
+      },
+    };
+    heads.hold(head);
+    try {
+      return await readFields(reader, frames);
+    } catch (error) {
+      if (!isRejected) throw error;
+      throw new H3ProtocolError(
+        H3Error.requestRejected,
+        "The HEADERS frame is late, or one of many",
+      );
+    } finally {
+      heads.delete(head);
     }
   }
 

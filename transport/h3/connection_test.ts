@@ -21,6 +21,7 @@ import { ConnectionError } from "../../errors.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { directStream } from "../direct.ts";
+import { STREAM_WINDOW_BYTES, UnreadStreams } from "../quic/unread_streams.ts";
 import { dialWebTransport } from "./client.ts";
 import { Http3Connection } from "./connection.ts";
 import { H3Error } from "./wire/error_codes.ts";
@@ -210,6 +211,44 @@ Deno.test("Http3Connection closes when no request is complete within ten seconds
     await time.tickAsync(200);
     assertEquals((await peer.ending).closeCode, H3Error.noError);
   });
+});
+
+Deno.test("Http3Connection rejects requests whose heads stay unfinished for five seconds, or are many", async () => {
+  await frozen(async ({ time, server, peer }) => {
+    await peer.control();
+    const { session } = await server.ask(peer);
+    const head = headersFrame(REQUEST_FIELDS);
+    const begun = [];
+    for (let i = 0; i < 20; i++) begun.push(await peer.bidi(head.subarray(0, 10)));
+    // Only 16 may wait, as many as a connection may have sessions.
+    for (const request of begun.splice(0, 4)) assertEquals(await soon(request.status()), 503);
+    await begun[0]!.send.write(head.subarray(10));
+    await server.accept();
+    assertEquals(await soon(begun.shift()!.status()), 200);
+    await time.tickAsync(5_000);
+    await time.tickAsync(0);
+    for (const request of begun) assertEquals(await soon(request.status()), 503);
+    await server.ask(peer);
+    assertEquals(server.listener.sessionCount, 3);
+    await session.close();
+  });
+});
+
+Deno.test("Http3Connection counts requests with unfinished heads as unread streams", async () => {
+  const unreadStreams = new UnreadStreams({ maxBytesPerConnection: 2 * STREAM_WINDOW_BYTES });
+  await using server = new TestServer({ unreadStreams });
+  await using raw = await server.open();
+  const head = headersFrame(REQUEST_FIELDS);
+  const begin = () => raw.peer.bidi(head.subarray(0, 10));
+  const begun = [await begin(), await begin()];
+  await until(() => unreadStreams.stats.count === 2);
+  assertEquals(await soon((await begin()).status()), 503);
+  for (const request of begun) {
+    await request.send.write(head.subarray(10));
+    await soon(server.accept());
+    assertEquals(await soon(request.status()), 200);
+  }
+  assertEquals(unreadStreams.stats.count, 0);
 });
 
 Deno.test("Http3Connection stays open for two seconds after its last session", async () => {

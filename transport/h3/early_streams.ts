@@ -1,5 +1,6 @@
 /**
- * A buffer for streams whose CONNECT request has not arrived yet, because QUIC may reorder packets.
+ * A buffer for streams whose CONNECT request has not arrived yet, because QUIC may reorder packets,
+ * and for requests whose head has not arrived completely.
  */
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -15,12 +16,12 @@ const MAX_EARLY_STREAMS = 16;
 /** How long a stream can wait for its session, in milliseconds. */
 const EARLY_TIMEOUT_MS = 5_000;
 
-/** A stream that arrived before its session. */
+/** A stream that arrived before its session, or the session's own stream before its head. */
 export interface EarlyStream {
   /** The session's stream ID. */
   readonly sessionId: number;
   /** Passes the stream to the session. */
-  readonly accept: (session: Http3Session) => void;
+  readonly accept?: ((session: Http3Session) => void) | undefined;
   readonly reject: () => void;
 }
 
@@ -53,9 +54,16 @@ export class EarlyStreams {
   /** Passes buffered streams to their session, whose request has arrived. */
   accept(session: Http3Session): void {
     for (const stream of this.#of(session.id)) {
-      this.#take(stream);
-      stream.accept(session);
+      this.delete(stream);
+      stream.accept?.(session);
     }
+  }
+
+  /** Removes a stream, which is neither accepted nor rejected. Idempotent. */
+  delete(stream: EarlyStream): void {
+    if (!this.#streams.delete(stream)) return;
+    this.#deadlines.delete(stream);
+    this.#unread?.release();
   }
 
   /** Rejects the streams of a session that has ended or will never exist. */
@@ -74,13 +82,7 @@ export class EarlyStreams {
   }
 
   #reject(stream: EarlyStream): void {
-    this.#take(stream);
+    this.delete(stream);
     stream.reject();
-  }
-
-  #take(stream: EarlyStream): void {
-    this.#streams.delete(stream);
-    this.#deadlines.delete(stream);
-    this.#unread?.release();
   }
 }

@@ -79,12 +79,13 @@ export class H3ProtocolError extends ProtocolError {
 
 /**
  * The codes that end a request but not the connection. They stand for a malformed, an incomplete,
- * and an oversized message (RFC 9114 sections 4.1, 4.1.2 and 4.2.2).
+ * an oversized and a rejected message (RFC 9114 sections 4.1, 4.1.1, 4.1.2 and 4.2.2).
  */
 export const STREAM_ERRORS: ReadonlySet<number> = new Set([
   H3Error.messageError,
   H3Error.requestIncomplete,
   H3Error.excessiveLoad,
+  H3Error.requestRejected,
 ]);
 
 /** The HTTP/3 code for the application's stream code 0. */
