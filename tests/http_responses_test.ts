@@ -96,6 +96,31 @@ for (const [name, webSocket] of ENGINES) {
     assertEquals([response.status, await response.text()], [426, "Expected a WebSocket upgrade"]);
   });
 
+  Deno.test(`A body whose client has left before it starts is cancelled, on ${name}`, async () => {
+    const asked = Promise.withResolvers<AbortSignal>();
+    const left = Promise.withResolvers<void>();
+    const cancelled = Promise.withResolvers<void>();
+    await using server = listen({
+      webSocket,
+      async fetch({ signal }) {
+        asked.resolve(signal);
+        await left.promise;
+        const body = new ReadableStream({ cancel: () => cancelled.resolve() }, {
+          highWaterMark: 0,
+        });
+        return new Response(body);
+      },
+    });
+    const leaving = new AbortController();
+    const response = fetch(`http://127.0.0.1:${portOf(server)}/`, { signal: leaving.signal });
+    const signal = await asked.promise;
+    leaving.abort();
+    await assertRejects(() => response);
+    await until(() => signal.aborted);
+    left.resolve();
+    await soon(cancelled.promise);
+  });
+
   Deno.test(`HEAD receives the head of a streaming response, whose body is cancelled, on ${name}`, async () => {
     const cancelled = Promise.withResolvers<void>();
     await using server = listen({

@@ -830,8 +830,10 @@ async function respond(
     }
     if (cookies.length > 0) out.setHeader("set-cookie", cookies);
     const { body } = response;
-    if (body === null || isHead) {
+    if (body === null || isHead || out.destroyed) {
       body?.cancel().catch(onError);
+      // A pipeline would not cancel the body of a client that has left already.
+      if (out.destroyed) return;
       // If an earlier response is unfinished, the end waits for its turn, or for the end of the
       // connection.
       await new Promise<void>((resolve) => out.once("close", resolve).end(resolve));
