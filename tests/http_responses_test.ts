@@ -6,7 +6,10 @@
  */
 import net from "node:net";
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { createServer } from "../mod.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
+import { passTime } from "../testing/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { captureConsole } from "./console_lines.ts";
 import { headOf } from "./peers/text_socket.ts";
@@ -155,4 +158,21 @@ Deno.test("A rejected upgrade whose body fails is printed on the hardened engine
   assertEquals(await raw.read(), undefined);
   assertEquals(printed.lines, ["A response failed: Error: The source failed"]);
   await server.shutdown();
+});
+
+Deno.test("An event stream of a session whose client has left doesn't count as unread", async () => {
+  using time = new FakeTime();
+  const server = createServer();
+  const sent = Promise.withResolvers<void>();
+  const headers = { "skein-transport": "http" };
+  const request = new Request("http://localhost/?protocol=skein.1", { headers });
+  const info: object = { completed: sent.promise };
+  const { body } = await server.fetch(request, info);
+  await body!.getReader().read();
+  // `Deno.serve` reports it, and does not always cancel the body.
+  sent.reject(new Error("The client left"));
+  await time.tickAsync(1_000);
+  assertEquals(server.quotaStats["http.unreadBytes"]?.taken, 0);
+  await passTime(time, 60_000);
+  await server.close();
 });

@@ -74,15 +74,22 @@ export interface UnreadResponseOptions {
 export class UnreadResponse {
   readonly #quota: Quota;
   readonly #accountOf: () => Account;
-  readonly #completed: Promise<unknown> | undefined;
+  readonly #isFollowed: boolean;
   #slot: Slot | undefined;
+  /** True after the response was sent, or the client has left. */
+  #isOver = false;
 
   constructor({ quota, accountOf, info }: UnreadResponseOptions) {
     this.#quota = quota;
     this.#accountOf = accountOf;
-    this.#completed = info.completed;
-    // It rejects if the client left before the response, which most responses never wait for.
-    this.#completed?.catch(() => {});
+    const { completed } = info;
+    this.#isFollowed = completed !== undefined;
+    // It rejects if the client left before the response. The body may then never be cancelled.
+    const end = () => {
+      this.#isOver = true;
+      this.release();
+    };
+    completed?.then(end, end);
   }
 
   /** True while bytes are counted. */
@@ -97,6 +104,7 @@ export class UnreadResponse {
    */
   take(bytes: number): void {
     this.release();
+    if (this.#isOver) return;
     this.#slot = this.#quota.take(this.#accountOf(), { units: costOf(bytes) });
   }
 
@@ -106,7 +114,7 @@ export class UnreadResponse {
    * @returns False if the client has too many unread bytes. They count nevertheless.
    */
   add(bytes: number): boolean {
-    if (this.#slot !== undefined) return true;
+    if (this.#slot !== undefined || this.#isOver) return true;
     const account = this.#accountOf();
     const units = costOf(bytes);
     const slot = this.#quota.tryTake(account, { units });
@@ -124,10 +132,7 @@ export class UnreadResponse {
 
   /** Ends the count once the response was sent, or the client has left. */
   releaseLater(): void {
-    if (this.#slot === undefined) return;
-    const release = () => this.release();
-    if (this.#completed === undefined) release();
-    else this.#completed.then(release, release);
+    if (!this.#isFollowed) this.release();
   }
 
   /**
