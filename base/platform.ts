@@ -6,7 +6,7 @@ import { builtin } from "./builtins.ts";
 export const isDeno: boolean = "Deno" in globalThis;
 
 /** Runtime errors that the library throws or recognizes, by the names of Deno's classes. */
-type RuntimeErrorName = "AddrInUse" | "AddrNotAvailable" | "BadResource";
+type RuntimeErrorName = "AddrInUse" | "AddrNotAvailable" | "BadResource" | "PermissionDenied";
 
 /**
  * Throws on Node if a call needs functions that only Deno has.

@@ -1,5 +1,6 @@
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { assertStringIncludes, assertThrows } from "@std/assert";
+import { stub } from "@std/testing/mock";
 import { createServer, serve } from "./server.ts";
 import type { ServeOptions } from "./server_options.ts";
 
@@ -83,6 +84,24 @@ Deno.test("createServer() rejects options of a listening server", () => {
       `Cannot create server: unknown option "${Object.keys(options)}"`,
     );
   }
+});
+
+Deno.test("serve() names an address that the system denies, and says why", () => {
+  for (const webSocket of [undefined, hardenedWebSocket()]) {
+    assertThrows(
+      () => serve({ port: 0, onListen() {}, hostname: "203.0.113.1", webSocket }),
+      Deno.errors.AddrNotAvailable,
+      "Cannot listen on 203.0.113.1:0 (TCP): this machine does not have the address",
+    );
+  }
+  using _serve = stub(Deno, "serve", () => {
+    throw new Deno.errors.PermissionDenied("Permission denied (os error 13)");
+  });
+  assertThrows(
+    () => serve({ port: 443, onListen() {} }),
+    Deno.errors.PermissionDenied,
+    "Cannot listen on 0.0.0.0:443 (TCP): the system denies it, as it does for ports below 1024",
+  );
 });
 
 Deno.test("serve() names a hostname at which it cannot listen", () => {

@@ -23,12 +23,21 @@ interface ListenPlace {
   readonly transport: "TCP" | "UDP";
 }
 
+/** The ends of the texts for errors of the system, whose own texts name no address. */
+const CAUSES = {
+  AddrInUse: ": the address is in use",
+  AddrNotAvailable: ": this machine does not have the address; 0.0.0.0 stands for all it has",
+  PermissionDenied: ": the system denies it, as it does for ports below 1024 without a privilege",
+} as const;
+
 /**
- * Calls `listen`. If the address is already in use, or is none, the error names it.
+ * Calls `listen`. If the system denies the address, or it is none, the error names it.
  *
  * @param place The address to name in the error.
  * @returns The result of `listen`.
  * @throws {Deno.errors.AddrInUse} If the address is already in use.
+ * @throws {Deno.errors.AddrNotAvailable} If the machine does not have the address.
+ * @throws {Deno.errors.PermissionDenied} If the system denies the port.
  * @throws {TypeError} If the hostname has a wrong form or is unknown.
  */
 export function listenAt<T>({ hostname, port, transport }: ListenPlace, listen: () => T): T {
@@ -42,12 +51,12 @@ export function listenAt<T>({ hostname, port, transport }: ListenPlace, listen: 
         { cause },
       );
     }
-    if (!isRuntimeError(cause, "AddrInUse")) throw cause;
-    const host = hostname.includes(":") ? `[${hostname}]` : hostname;
-    throw runtimeError(
-      "AddrInUse",
-      `Cannot listen on ${host}:${port} (${transport}): the address is in use`,
-      { cause },
-    );
+    for (const name of Object.keys(CAUSES) as (keyof typeof CAUSES)[]) {
+      if (!isRuntimeError(cause, name)) continue;
+      const host = hostname.includes(":") ? `[${hostname}]` : hostname;
+      const where = `${host}:${port} (${transport})`;
+      throw runtimeError(name, `Cannot listen on ${where}${CAUSES[name]}`, { cause });
+    }
+    throw cause;
   }
 }
