@@ -58,6 +58,32 @@ Deno.test("hardened engine sends a slow response before an early response to an 
   assertMatch(await plain.until(), /^HTTP\/1\.1 200 .*slow.*HTTP\/1\.1 403 /s);
 });
 
+Deno.test("hardened engine cancels the bodies of a client that leaves, also of those that wait for their turn", async () => {
+  const cancelled: string[] = [];
+  const signals: AbortSignal[] = [];
+  const { server } = listenHardened({
+    fetch({ url, signal }) {
+      signals.push(signal);
+      return new Response(
+        new ReadableStream({
+          start: (controller) => controller.enqueue(new TextEncoder().encode("begun")),
+          cancel: () => void cancelled.push(new URL(url).pathname),
+        }),
+      );
+    },
+  });
+  await using _server = server;
+  {
+    const paths = ["/1", "/2", "/3"].map((path) => `GET ${path} HTTP/1.1\r\n${HOST}\r\n`);
+    using socket = await TextSocket.send(portOf(server), paths.join(""));
+    await socket.until("begun");
+    await until(() => signals.length === 3);
+  }
+  await until(() => cancelled.length === 3);
+  assertEquals(cancelled.toSorted(), ["/1", "/2", "/3"]);
+  assertEquals(signals.map(({ aborted }) => aborted), [true, true, true]);
+});
+
 Deno.test("hardened engine limits the pending requests of one connection", async () => {
   const gate = Promise.withResolvers<void>();
   let running = 0;

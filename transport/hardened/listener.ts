@@ -428,7 +428,7 @@ export class Listener {
 
   static #onClose(this: PeerSocket): void {
     const peer = this[peerOf]!;
-    const { listener, slot, leaving, receiver } = peer;
+    const { listener, slot, leaving, receiver, responses = [] } = peer;
     listener.#peers.delete(peer);
     listener.#handshakes.delete(peer);
     const key = peerKey(this);
@@ -436,6 +436,8 @@ export class Listener {
     if (listener.#securing.get(key) === peer) listener.#securing.delete(key);
     slot[Symbol.dispose]();
     leaving?.abort();
+    // node:http ends only the response whose turn it is, and not those that wait for it.
+    for (const out of responses) if (out.socket === null) out.destroy().emit("close");
     receiver?.socketClosed();
   }
 
