@@ -156,7 +156,9 @@ export async function* linesOf(
     while (!signal.aborted) {
       const { done, value } = await reader.read();
       const lines = (rest + decoder.decode(value, { stream: !done })).split(/\r?\n/);
-      rest = done ? "" : lines.pop()!;
+      rest = lines.pop()!;
+      // After the last line feed there is no further, empty line.
+      if (done && rest !== "") lines.push(rest);
       if (rest.length > MAX_INPUT_LINE) {
         throw new RangeError(
           `Cannot read the input: a line must have at most ${MAX_INPUT_LINE} characters`,

@@ -74,9 +74,11 @@ folder is already in one. Elsewhere the default template is ${FALLBACK}. The fol
     const lines = linesOf(context.stdin.readable, context.signal);
     try {
       const name = args.value("template") ?? await chooseTemplate(lines, context);
-      const paths = await write(folder, { name, isForced });
+      await Deno.mkdir(folder, { recursive: true });
+      // If the user cancels here, or Git fails, the folder is still empty for the next attempt.
       const hasGit = await wantsGit(folder, { args, context, lines });
       if (hasGit) await git(folder, "init", "--quiet");
+      const paths = await write(folder, { name, isForced });
       context.stdout.write(reportOf(folder, { name, paths, hasGit, context }));
     } finally {
       await lines.return();
@@ -141,7 +143,6 @@ async function checkFolder(folder: string, isForced: boolean): Promise<void> {
 
 /** The name of the folder, also for `.`. */
 async function nameOf(folder: string): Promise<string> {
-  await Deno.mkdir(folder, { recursive: true });
   const path = await Deno.realPath(folder);
   return path.split(/[/\\]/).findLast((part) => part !== "") ?? "project";
 }
@@ -161,7 +162,10 @@ async function ask<T>(
     stdout.write(question);
     const { done, value } = await lines.next();
     signal.throwIfAborted();
-    if (done) return undefined;
+    if (done) {
+      stdout.write("\n");
+      return undefined;
+    }
     const found = read(value.trim());
     if (found !== undefined) return found;
   }
@@ -205,7 +209,7 @@ const ANSWERS: Readonly<Record<string, boolean>> = {
   no: false,
 };
 
-/** Asks only if Git is installed and the folder is not in a repository. */
+/** Asks only if Git is installed and the folder is not in a repository. No answer means no. */
 async function wantsGit(
   folder: string,
   { args, context, lines }: {

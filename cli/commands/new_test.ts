@@ -236,6 +236,39 @@ Deno.test("new creates a Git repository by option, or if the user agrees in a te
   }
 });
 
+Deno.test("new takes the end of the input for a no to Git, not for an empty line", async () => {
+  await using here = await place();
+  const context = fakeContext({ isTerminal: true });
+  const ended = main(["new", `${here.folder}/app`, "-t", "minimal"], context);
+  await context.until("Create a Git repository? [Y/n] ");
+  context.endInput();
+  assertEquals(await ended, 0);
+  assertStringIncludes(context.out, "[Y/n] \nCreated");
+  assertEquals(await isRepository(`${here.folder}/app`), false);
+});
+
+Deno.test("new writes no files before the last question, so that a cancelled call can be repeated", async () => {
+  await using here = await place();
+  const args = [`${here.folder}/app`, "-t", "minimal"];
+  const context = fakeContext({ isTerminal: true });
+  const ended = main(["new", ...args], context);
+  await context.until("Create a Git repository? [Y/n] ");
+  context.interrupt();
+  assertEquals(await ended, 130);
+  assertEquals((await here.create(args, { isTerminal: true }, "n\n")).code, 0);
+});
+
+Deno.test("new writes no files if Git fails", async () => {
+  await using here = await place();
+  const folder = `${here.folder}/app`;
+  await Deno.mkdir(folder);
+  await Deno.writeTextFile(`${folder}/.git`, "no repository");
+  const { code, err } = await here.create([folder, "-t", "minimal", "--git", "--force"]);
+  assertEquals(code, 1);
+  assertStringIncludes(err, "Cannot create a Git repository in ");
+  assertEquals((await Array.fromAsync(Deno.readDir(folder))).map(({ name }) => name), [".git"]);
+});
+
 Deno.test("new offers no Git repository within another one", async () => {
   await using here = await place();
   const options = { isTerminal: true };
