@@ -157,8 +157,11 @@ function rejectOption(
 /**
  * Formats an origin as browsers do in the header. According to the URL standard, a URL with an
  * extension's scheme has no origin.
+ *
+ * @param text An origin, or the URL of a page.
+ * @returns The origin; `undefined` if the text has no scheme or no host.
  */
-function originOf(text: string): string | undefined {
+export function originOf(text: string): string | undefined {
   const url = URL.parse(text);
   return url === null || url.host === "" ? undefined : `${url.protocol}//${url.host}`;
 }

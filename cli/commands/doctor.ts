@@ -1,5 +1,6 @@
 /** `skein doctor`: checks which transports work from here, and why others fail. */
-import { type Arguments, type Command, Exit } from "../command.ts";
+import { originOf } from "../../transport/origins.ts";
+import { type Arguments, type Command, Exit, usageError } from "../command.ts";
 import { type Context, plainJson } from "../context.ts";
 import {
   CERT_HASH_OPTION,
@@ -23,7 +24,7 @@ async function run(args: Arguments, context: Context): Promise<number> {
   const given = {
     timeoutMs: duration(args, "timeout", 5_000),
     token: tokenOf(args, context.env),
-    origin: args.value("origin"),
+    origin: pageOrigin(args),
     headers: headersOf(args),
     hashes: hashes.length === 0 ? undefined : hashes,
   };
@@ -37,6 +38,18 @@ async function run(args: Arguments, context: Context): Promise<number> {
   if (isJson) stdout.write(`${plainJson(examination, 2)}\n`);
   else stdout.write(conclusion(examination, context));
   return examination.isReachable ? Exit.done : Exit.failed;
+}
+
+/** Reads `--origin` as a browser sends it, also from the URL of a page. */
+function pageOrigin(args: Arguments): string | undefined {
+  const text = args.value("origin");
+  // A sandboxed page has the origin "null".
+  if (text === undefined || text === "null") return text;
+  const origin = originOf(text);
+  if (origin !== undefined) return origin;
+  throw usageError(
+    `Cannot read --origin: the origin must be like https://app.example.com, received "${text}"`,
+  );
 }
 
 /** The command `skein doctor`. */

@@ -433,6 +433,15 @@ function assertFault4({ state, cause = "" }: Check): void {
   if (state === "warning") assertMatch(cause, /127\.0\.0\.1 does not respond/);
 }
 
+Deno.test("skein doctor rejects an --origin without a scheme", async () => {
+  for (const origin of ["app.example.com", "localhost:5173", "https://"]) {
+    const context = fakeContext();
+    const code = await main(["doctor", "localhost:1", "--origin", origin], context, [doctor]);
+    assertEquals([code, context.out], [2, ""]);
+    assertStringIncludes(context.err, `like https://app.example.com, received "${origin}"`);
+  }
+});
+
 Deno.test("skein doctor reports an origin that the server rejects, for WebSocket and HTTP", async () => {
   await using server = start({ origins: ["https://app.example.com"] });
   const rejected = await examine(server.url, ["--origin=https://evil.example"]);
@@ -441,7 +450,8 @@ Deno.test("skein doctor reports an origin that the server rejects, for WebSocket
     cure: /Add "https:\/\/evil\.example" to `origins`/,
   });
   assertEquals(rejected.check("http.cors").state, "warning");
-  const allowed = await examine(server.url, ["--origin=https://app.example.com"]);
+  // The URL of a page, as copied from the browser.
+  const allowed = await examine(server.url, ["--origin=https://app.example.com:443/chat"]);
   assertEquals(
     [allowed.check("websocket.origin").state, allowed.check("http.cors").state],
     ["ok", "ok"],
