@@ -1,7 +1,7 @@
 /** Tests the templates of `skein new` as a user runs them, with the package of this checkout. */
 import { assert, assertEquals } from "@std/assert";
 import { delay } from "@std/async";
-import { dial, SessionClosedError } from "../../mod.ts";
+import { connect, dial, SessionClosedError } from "../../mod.ts";
 import { TEMPLATES } from "../../cli/templates/templates.ts";
 import { openMirror } from "../../tools/mirror/mirror.ts";
 import { openRegistry } from "../../tools/npm/registry.ts";
@@ -261,6 +261,15 @@ async function plan(url: string): Promise<void> {
       return scrollHeight! - clientHeight!;
     });
     assertEquals(hidden, 0);
+    // A card needs a text, so an emptied one gets its text back.
+    await ben.click("section:nth-child(2) li textarea", { count: 3 });
+    await ben.keyboard.press("Backspace");
+    await shows(ben, 2, "");
+    await ben.keyboard.press("Enter");
+    await shows(ben, 2, long);
+    await ben.waitForFunction('/at least one/.test(document.querySelector("#news").textContent)', {
+      polling: 10,
+    });
   } finally {
     await browser.close();
   }
@@ -309,9 +318,11 @@ async function publishNews(url: string): Promise<void> {
     const shows = (what: string) => page.waitForFunction(what, { polling: 10 });
     await page.goto(url);
     await shows('document.querySelector("#greeting").textContent.startsWith("Hello, visitor!")');
+    await using other = connect(url);
+    await other.publish("news:today", null); // Without a title.
     await page.type("input", "It works");
     await page.keyboard.press("Enter");
-    await shows('document.querySelector("#news").textContent === "It works"');
+    await shows('document.querySelector("#news").textContent === "UntitledIt works"');
   } finally {
     await browser.close();
   }
