@@ -1,6 +1,7 @@
 /** Tests the template `hooks` with backends that misbehave. */
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { delay } from "@std/async/delay";
+import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { dial, type RequestError, type Session, SessionClosedError } from "../../mod.ts";
 import { devCertificate } from "../../transport/mod.ts";
@@ -487,6 +488,20 @@ Deno.test("A mistake in skein.json is named with its path", async () => {
   assertThrows(() => check(config, keyless), Error, "API_KEY must be set");
   const { serve } = check({ backend: good, serve: { limits: { maxSessions: 9 } } });
   assertEquals(serve.limits, { maxSessions: 9, maxSessionsPerAddress: 256 });
+});
+
+Deno.test("dev.ts names skein.json if it is not JSON", async () => {
+  await using template = await loadHooks({ "skein.json": '{ "serve": { } "backend": { } }' });
+  const config = fileURLToPath(new URL("../../deno.json", import.meta.url));
+  const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--no-check", "--config", config, `${template.folder}/dev.ts`],
+    stdin: "null",
+  }).output();
+  assertEquals(code, 1);
+  assertMatch(
+    new TextDecoder().decode(stderr),
+    /^Cannot start: skein\.json is not JSON: Expected /m,
+  );
 });
 
 Deno.test("Calls of the backend's own HTTP requests are not sent to the backend", async () => {
