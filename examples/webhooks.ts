@@ -32,6 +32,7 @@ async function post(to: string, key: string, event: unknown, signal?: AbortSigna
       const response = await fetch(to, { method: "POST", headers, body, signal: limit });
       await response.body?.cancel();
       if (response.ok) return;
+      console.error(`Cannot post ${key}: ${to} responded with ${response.status}`);
     } catch (error) {
       console.error(`Cannot post ${key}:`, error);
     }

@@ -352,6 +352,17 @@ Deno.test("Every example program explains its usage with --help, and names a wro
   ]);
 });
 
+Deno.test("webhooks.ts prints why a receiver did not accept a post", async () => {
+  const { stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "--quiet", "-N", new URL("webhooks.ts", EXAMPLES).href, "--once"],
+    env: { NO_COLOR: "1" },
+    stdin: "null",
+    signal: AbortSignal.timeout(RUN_MS),
+  }).output();
+  const line = /^Cannot post \S+: http:\/\/localhost:\d+\/ responded with 503\n$/;
+  assertMatch(new TextDecoder().decode(stderr), line);
+});
+
 /** Longest run of an example, in milliseconds; a longer run counts as hung. */
 const RUN_MS = 300_000;
 
