@@ -327,6 +327,7 @@ Deno.test("skein load rejects conflicting options, with the exit code 2", async 
     [["--plain", "--token=a"], "--plain sends no token"],
     [["--mode=idle", "--data=1"], "--data is for --mode request"],
     [["--mode=idle", "--topics=2"], "--topics is for --mode publish"],
+    [["--window=64"], "--window is for --rate max, received --rate 10"],
     [["--mode=request", "--data={"], "the value must be JSON"],
     [["--workers=3", "-n2"], "each thread needs a session"],
     [["--mode=publish", "--workers=2"], "each thread needs a topic"],

@@ -112,7 +112,7 @@ export function planOf(args: Arguments): LoadPlan {
 }
 
 function check(plan: LoadPlan, args: Arguments): void {
-  const { mode, isPlain, transport, sessions, topics, workers } = plan;
+  const { mode, isPlain, transport, sessions, topics, workers, rate } = plan;
   const reject = (rule: string, received: string) => {
     throw usageError(`Cannot load: ${rule}, received ${received}`);
   };
@@ -136,6 +136,9 @@ function check(plan: LoadPlan, args: Arguments): void {
   }
   if (mode !== "publish" && args.value("subscribers") !== undefined) {
     reject("--subscribers is for --mode publish", `--mode ${mode}`);
+  }
+  if (rate !== undefined && args.value("window") !== undefined) {
+    reject("--window is for --rate max", `--rate ${rate}`);
   }
   if (workers > sessions) reject("each thread needs a session", `--workers ${workers}`);
   if (mode === "publish" && workers > 1 && topics < workers) {
