@@ -31,6 +31,8 @@ function open(
     requests: {
       sum: ({ data }) => (data as number[]).reduce((a, b) => a + b, 0),
       bytes: () => new Uint8Array([1, 255]),
+      silent: ({ signal }) =>
+        new Promise((resolve) => signal.addEventListener("abort", () => resolve(null))),
       async *count({ data }) {
         for (let i = 0; i < Number(data); i++) yield i;
       },
@@ -73,6 +75,14 @@ async function terminal(server: { url: string }, ...args: string[]) {
 }
 
 const enter = (context: FakeContext, line: string) => context.type(`${line}\r`);
+
+Deno.test("skein connect says after --timeout that a reply is missing", async () => {
+  await using server = open();
+  const { code, events } = await pipe(server, ["ask silent"], "--timeout=20ms");
+  const { type, topic, message } = events.at(-1);
+  assertEquals([code, type, topic], [1, "error", "silent"]);
+  assertEquals(message, 'No reply to "silent" within 20 ms');
+});
 
 Deno.test("connect in a pipe publishes, sends requests and closes with the input", async () => {
   await using server = open();

@@ -1,6 +1,6 @@
 /** A session that a user or a program controls with commands. All results are events. */
 import { abortable } from "@std/async/abortable";
-import { QueueFullError, UnsupportedError } from "../../errors.ts";
+import { QueueFullError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import { Signal } from "../../base/signal.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Client } from "../../client/client.ts";
@@ -421,7 +421,10 @@ export class Conversation {
         if (isCancelled) emit({ type: "cancelled", items, ms: passed(), ...own });
         else if (!isReply) emit({ type: "end", items, ms: passed(), ...own });
       } catch (error) {
-        this.#fail(error, own);
+        // Until the first item, the user waits for a reply.
+        const isLate = error instanceof TimeoutError && items === 0;
+        const late = `No reply to "${topic}" within ${timeoutMs} ms`;
+        this.#fail(isLate ? new TimeoutError(late, timeoutMs, { cause: error }) : error, own);
       } finally {
         this.#awaited.delete(awaited);
         this.#changed.notify();
