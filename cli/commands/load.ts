@@ -122,7 +122,7 @@ shows in full.`,
     {
       name: "subscribers",
       value: "K",
-      summary: "With --mode publish: subscribers of each topic (all sessions)",
+      summary: "With --mode publish: subscribers of each topic (sessions / topics)",
     },
     {
       name: "transport",
