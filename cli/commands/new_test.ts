@@ -100,6 +100,15 @@ for (
   });
 }
 
+Deno.test("All templates ignore an empty PORT, which Compose sets from an unset variable", () => {
+  for (const [name, { files }] of Object.entries(TEMPLATES)) {
+    const uses = Object.values(files).flatMap((text) =>
+      [...text.matchAll(/Deno\.env\.get\("PORT"\)( \S+)/g)].map(([, operator]) => operator)
+    );
+    assert(uses.length >= 1 && uses.every((operator) => operator === " ||"), name);
+  }
+});
+
 Deno.test("The server of the minimal template has at most 20 lines", () => {
   assert(TEMPLATES["minimal"]!.files["server.ts"]!.trimEnd().split("\n").length <= 20);
 });
