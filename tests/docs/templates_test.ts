@@ -334,8 +334,21 @@ async function play(url: string): Promise<void> {
   if (browser === undefined) return;
   try {
     const page = await newPage(browser);
+    await page.evaluateOnNewDocument(`
+      const { stringify } = JSON;
+      JSON.stringify = (value) => {
+        if ("n" in Object(value)) globalThis.steered = value.x;
+        return stringify(value);
+      };
+    `);
     await page.goto(url);
     await page.waitForFunction('document.querySelector("#points li") !== null', { polling: 10 });
+    await page.keyboard.down("ArrowRight");
+    await page.waitForFunction("steered === 1", { polling: 10 });
+    // The user holds the key while another window opens.
+    await page.evaluate('dispatchEvent(new Event("blur"))');
+    await page.waitForFunction("steered === 0", { polling: 10 });
+    await page.keyboard.up("ArrowRight");
     await page.setViewport({ width: 390, height: 844 });
     await page.waitForFunction("document.querySelector('#field').clientHeight > 844 * 0.6", {
       polling: 10,
