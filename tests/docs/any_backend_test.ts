@@ -118,6 +118,24 @@ const RECEIVERS = [
 
 for (const [file, isHere, argsOf] of RECEIVERS) {
   Deno.test({
+    name: `${file} denies a publication that is not a text, and serves on`,
+    ignore: !isHere,
+    async fn() {
+      await using receiver = await openReceiver(file, argsOf);
+      const publish = async (said: object) => {
+        const body = JSON.stringify({ type: "publish", topic: "room:tea", user: "ann", ...said });
+        const { status, text } = await receiver.call({ ...subscribing(), body });
+        return [status, JSON.parse(text)];
+      };
+      const denied = { allow: false, code: "invalid", message: "Write a text" };
+      for (const said of [{}, { data: null }, { data: { text: "Tea" } }, { base64: "AQID" }]) {
+        assertEquals(await publish(said), [200, denied], JSON.stringify(said));
+      }
+      assertEquals(await publish({ data: " Tea? " }), [200, { allow: true, data: "Tea?" }]);
+    },
+  });
+
+  Deno.test({
     name: `${file} refuses forged, late and replayed calls`,
     ignore: !isHere,
     async fn() {
