@@ -1,4 +1,6 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
+import { stub } from "@std/testing/mock";
+import process from "node:process";
 import {
   createServer,
   guest,
@@ -75,6 +77,29 @@ async function terminal(server: { url: string }, ...args: string[]) {
 }
 
 const enter = (context: FakeContext, line: string) => context.type(`${line}\r`);
+
+Deno.test("skein connect continues after Ctrl-Z, with the line that was being typed", async () => {
+  await using server = open();
+  await using at = await terminal(server);
+  const { context, running } = at;
+  const stopped = Promise.withResolvers<unknown[]>();
+  {
+    // The tests must not stop.
+    using _kill = stub(process, "kill", (...args): true => {
+      stopped.resolve(args);
+      return true;
+    });
+    context.type("ask sum [1,\x1a");
+    assertEquals(await stopped.promise, [process.pid, "SIGTSTP"]);
+  }
+  assertEquals(context.isRaw, false);
+  process.emit("SIGCONT");
+  assertEquals(context.isRaw, true);
+  enter(context, "2]");
+  await context.until("= sum 3");
+  context.type("\x04");
+  assertEquals(await running, 0);
+});
 
 Deno.test("skein connect says after --timeout that a reply is missing", async () => {
   await using server = open();

@@ -68,6 +68,8 @@ export class Terminal implements Disposable {
     }) as Interface & Refreshing;
     this.#line.on("SIGINT", () => onInterrupt(this.#line.line));
     this.#line.on("close", () => this.#isOpen = false);
+    // Ctrl-Z pauses the input. The prompt resumes it.
+    this.#line.on("SIGCONT", () => this.#line.prompt(true));
     this.#reader = stdin.readable.getReader();
     void this.#pump(input);
   }
