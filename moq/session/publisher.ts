@@ -4,7 +4,7 @@ import { StreamError } from "../../errors.ts";
 import { openUnidirectional } from "../../transport/direct.ts";
 import { GroupWriter } from "../track/group_writer.ts";
 import type { FetchRequest, MuxRoute } from "../track/mux.ts";
-import { TrackWriter, type TrackWriterLink } from "../track/track_writer.ts";
+import { fetchOrderOf, TrackWriter, type TrackWriterLink } from "../track/track_writer.ts";
 import { MoqError, type MoqErrorName } from "../wire/errors.ts";
 import {
   decodeAnnounceInterest,
@@ -256,10 +256,11 @@ export class Publisher {
         ended.resolve();
       },
     });
+    const { track: name, group: sequence, priority } = asked;
+    group.sendOrder = fetchOrderOf(priority);
     group.attach(exchange.writable);
     using _expiring = watchGrant(context.runtime, grant, () => group.abort("unauthorized"));
     using _leaving = onLeft(context, exchange, (error) => group.fail(error));
-    const { track: name, group: sequence, priority } = asked;
     const request = { path, name, sequence, priority, signal: left.signal };
     void this.#serveFetch(route, { ...request, session: context.session }, group);
     await ended.promise;

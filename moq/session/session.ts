@@ -606,7 +606,8 @@ export class MoqSession implements AsyncDisposable {
   }
 
   /**
-   * Fetches one group from the publisher's cache.
+   * Fetches one group from the publisher's cache. The publisher sends it after the groups that you
+   * have subscribed to with the same priority.
    *
    * @param path The broadcast.
    * @param name The track.

@@ -140,6 +140,23 @@ for (const version of ALL_VERSIONS) {
       });
     }
 
+    Deno.test(`${version}: a fetched group is sent after the live groups of its priority`, async () => {
+      const mux = new TrackMux();
+      mux.publish("/a", {
+        serveTrack: async (track) => void await track.openGroup(1),
+        serveFetch: () => new Promise(() => {}),
+      });
+      await using ends = await wiredEnds(version, { mux });
+      const { client, serverWire: { opened, accepted } } = ends;
+      for (const priority of [3, 4]) await client.subscribe("/a", `${priority}`, { priority });
+      const live = () => opened.map(({ sendOrder }) => sendOrder).filter((order) => order < 0);
+      await until(() => live().length === 2);
+      await client.fetch("/a", "b", { group: 1, priority: 4 });
+      const order = await until(() => accepted.map(({ sendOrder }) => sendOrder).find(Boolean));
+      const [low, high] = live() as [number, number];
+      assert(low < order && order < high, `${[low, order, high]}`);
+    });
+
     Deno.test(`${version}: a function that serves subscriptions responds to fetches`, async () => {
       const mux = new TrackMux();
       await using live = new LiveTrack();

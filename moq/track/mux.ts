@@ -63,7 +63,7 @@ export interface FetchRequest {
   readonly name: string;
   /** The number of the group. */
   readonly sequence: number;
-  /** 0 to 255; higher values are sent first. */
+  /** 0 to 255; higher values are sent first, and live groups before fetched ones. */
   readonly priority: number;
   /** Aborted when the subscriber leaves or the session closes. */
   readonly signal: AbortSignal;

@@ -208,6 +208,16 @@ function sendOrderOf(
 }
 
 /**
+ * Computes the send order of a fetched group: after all groups that subscribers receive with the
+ * same priority, so that live tracks do not wait for a fetch.
+ *
+ * @param priority The priority of the fetch.
+ */
+export function fetchOrderOf(priority: number): number {
+  return (priority - 256) * ORDERS_PER_PRIORITY;
+}
+
+/**
  * The default time that a closing track gives the subscriber to read the written groups, in
  * milliseconds.
  */

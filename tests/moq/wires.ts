@@ -28,6 +28,8 @@ export interface TestWire {
   readonly connection: Connection;
   /** Opened unidirectional streams, in order, each with the current send order. */
   readonly opened: { sendOrder: number }[];
+  /** Accepted bidirectional streams, in order, each with the current send order. */
+  readonly accepted: { sendOrder: number }[];
   /** Promise that delays the opening of unidirectional streams, if set. */
   hold: Promise<void> | undefined;
 }
@@ -41,6 +43,7 @@ export interface TestWire {
 export function testWire(inner: Connection, options: TestWireOptions = {}): TestWire {
   const { resets = true, transport = inner.transport } = options;
   const opened: { sendOrder: number }[] = [];
+  const accepted: { sendOrder: number }[] = [];
   const capabilities = { ...inner.capabilities, resetCodes: resets };
   const openUnidirectional: Connection["createUnidirectionalStream"] = async (how = {}) => {
     while (wire.hold !== undefined) await wire.hold;
@@ -48,17 +51,7 @@ export function testWire(inner: Connection, options: TestWireOptions = {}): Test
     const entry = { sendOrder: how.sendOrder ?? 0 };
     opened.push(entry);
     const writable = limited(directStream(stream), resets);
-    const direct: DirectWritable = {
-      write: (bytes) => writable.write(bytes),
-      close: () => writable.close(),
-      abort: (reason) => writable.abort(reason),
-      get sendOrder() {
-        return entry.sendOrder;
-      },
-      set sendOrder(value) {
-        entry.sendOrder = value;
-      },
-    };
+    const direct = ordered(writable, entry);
     return Object.assign(stream, { direct });
   };
   const replaced: Partial<Record<keyof Connection, unknown>> = {
@@ -69,7 +62,16 @@ export function testWire(inner: Connection, options: TestWireOptions = {}): Test
     createBidirectionalStream: async (how: object) =>
       limitedBoth(await inner.createBidirectionalStream(how), resets),
     get incomingBidirectionalStreams() {
-      return mapped(inner.incomingBidirectionalStreams, (stream) => limitedBoth(stream, resets));
+      return mapped(inner.incomingBidirectionalStreams, (stream) => {
+        const entry = { sendOrder: 0 };
+        accepted.push(entry);
+        const { readable, writable, direct } = limitedBoth(stream, resets);
+        return {
+          readable,
+          writable,
+          direct: ordered(direct ?? directStream({ readable, writable }), entry),
+        };
+      });
     },
   };
   const connection = new Proxy(inner, {
@@ -79,12 +81,27 @@ export function testWire(inner: Connection, options: TestWireOptions = {}): Test
       return typeof value === "function" ? value.bind(target) : value;
     },
   });
-  const wire: TestWire = { connection, opened, hold: undefined };
+  const wire: TestWire = { connection, opened, accepted, hold: undefined };
   return wire;
 }
 
 async function* mapped<T>(items: AsyncIterable<T>, map: (item: T) => T): AsyncGenerator<T> {
   for await (const item of items) yield map(item);
+}
+
+/** Records the send order of a stream that has none. */
+function ordered<T extends DirectWritable>(stream: T, entry: { sendOrder: number }): T {
+  return new Proxy(stream, {
+    get(target, key) {
+      if (key === "sendOrder") return entry.sendOrder;
+      const value = Reflect.get(target, key, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+    set(_, key, value) {
+      if (key === "sendOrder") entry.sendOrder = value;
+      return key === "sendOrder";
+    },
+  });
 }
 
 /** Turns an abort into a close, as on a transport without resets. */
