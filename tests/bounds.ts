@@ -550,6 +550,7 @@ export const QUOTAS: readonly string[] = [
   "connections",
   "maxPending",
   "moq.maxPendingSetups",
+  "moq.maxFetchBytes",
 ];
 
 /** Registers the tests of all limits in {@linkcode QUOTAS}. */

@@ -1672,6 +1672,28 @@ const MEDIA: readonly Row[] = [
       return { take, left: () => [relay.mux.quotas!.stats["moq.maxFetches"]!.taken] };
     },
   },
+  {
+    name: "memory of fetched groups, whose clients leave them unread",
+    bound: 2,
+    async open(room) {
+      const { relay, join } = relayOfTwo(room, { maxFetchBytes: 131_072 });
+      const mux = new TrackMux();
+      mux.publish("/live", {
+        serveTrack() {},
+        serveFetch: (_, group) => group.writeFrame(new Uint8Array(500_000)),
+      });
+      await join(mux);
+      await until(() => relay.mux.size === 1);
+      const taken = () => relay.mux.quotas!.stats["moq.maxFetchBytes"]!.taken;
+      const take = async () => {
+        const { client } = await join(new TrackMux());
+        await client.fetch("/live", "x", { group: 1 });
+        await until(() => taken() === 131_072);
+        client.close();
+      };
+      return { take, left: () => [taken()] };
+    },
+  },
 ];
 
 const ROWS: readonly Row[] = [

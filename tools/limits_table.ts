@@ -378,6 +378,12 @@ const QUOTAS: Readonly<Record<string, QuotaRow>> = {
     name: "`maxFetches`, `maxFetchesPerAddress` of a MoQ relay",
     full: "`sessionLimit`, `addressLimit` or `relayLimit`",
   },
+  "moq.maxFetchBytes": {
+    table: "moq",
+    name: "`maxFetchBytes`, `maxFetchBytesPerAddress` of a MoQ relay",
+    full: "one fetch of a publisher [waits](../deploy/moq-relay.md#a-public-relay); others end",
+    format: bytes,
+  },
 };
 
 function count(value: number): string {

@@ -13,7 +13,8 @@ import type { MoqErrorName } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { FrameCodec } from "../wire/frames.ts";
 
-interface TimedFrame {
+/** A frame with its time of capture. */
+export interface TimedFrame {
   readonly bytes: Uint8Array;
   /** The time of capture, in units of the track's timescale. */
   readonly timestamp: number;

@@ -117,6 +117,12 @@ const MAX_TRACKS_PER_ADDRESS = 1_000;
 /** The default maximum: an eighth of `maxFetches`. */
 const MAX_FETCHES_PER_ADDRESS = 32;
 
+/** The default maximum: half of it is room for the groups of 32 clients, 2 MiB each. */
+const MAX_FETCH_BYTES = 134_217_728;
+
+/** The default maximum: an eighth of `maxFetchBytes`. */
+const MAX_FETCH_BYTES_PER_ADDRESS = 16_777_216;
+
 /** The options for {@linkcode MoqRelay}. */
 export interface MoqRelayOptions {
   /**
@@ -192,9 +198,9 @@ export interface MoqRelayOptions {
    * The fraction of `maxBroadcasts` and of `maxTracks` that a session that dialed in may use, but
    * at least one each.
    *
-   * As many broadcasts may wait. The fraction also applies to `maxFetches`, while more than half of
-   * them are running. Sessions that this program dialed may use all slots. `authorize`
-   * can grant a larger `share`, such as `{ share: 1 }` for another relay.
+   * As many broadcasts may wait. The fraction also applies to `maxFetches` and `maxFetchBytes`,
+   * while more than half of them are in use. Sessions that this program dialed may use all slots.
+   * `authorize` can grant a larger `share`, such as `{ share: 1 }` for another relay.
    *
    * @default {0.02}
    */
@@ -217,6 +223,27 @@ export interface MoqRelayOptions {
    * @default {32}
    */
   readonly maxFetchesPerAddress?: number | undefined;
+  /**
+   * The maximum number of bytes of fetched groups that wait for their clients, besides 256 KiB of
+   * each fetch.
+   *
+   * The relay reads a group ahead of its client, so that unread fetches do not delay the
+   * publisher's live tracks. Beyond this limit, or beyond a share of it, one fetch of each publisher
+   * may wait for its client: the one whose client was the last to take data. Others end with
+   * `tooFarBehind`. Each frame counts for 128 bytes more.
+   *
+   * @default {134217728}
+   */
+  readonly maxFetchBytes?: number | undefined;
+  /**
+   * The maximum number of these bytes for clients at one network address, in contention.
+   *
+   * An IPv6 /64 counts as one address. The default only applies while more than half of
+   * `maxFetchBytes` are in use.
+   *
+   * @default {16777216}
+   */
+  readonly maxFetchBytesPerAddress?: number | undefined;
   /** The limits of the fan-out of each track; see {@linkcode LiveTrackOptions}. */
   readonly track?: Omit<LiveTrackOptions, "runtime" | "info" | "onDemand"> | undefined;
   /**
@@ -235,6 +262,8 @@ const OPTIONS: OptionKinds<MoqRelayOptions> = {
   lingerMs: COUNT,
   maxBroadcasts: POSITIVE,
   maxBroadcastsPerAddress: POSITIVE,
+  maxFetchBytes: POSITIVE,
+  maxFetchBytesPerAddress: POSITIVE,
   maxFetches: POSITIVE,
   maxFetchesPerAddress: POSITIVE,
   maxShare: SHARE,
@@ -362,6 +391,11 @@ export class MoqRelay implements AsyncDisposable {
         { address: options.maxFetchesPerAddress },
         { address: MAX_FETCHES_PER_ADDRESS },
       ),
+      maxFetchBytes: options.maxFetchBytes ?? MAX_FETCH_BYTES,
+      fetchByteShares: sharesOf(
+        { address: options.maxFetchBytesPerAddress },
+        { address: MAX_FETCH_BYTES_PER_ADDRESS },
+      ),
       maxShare,
       trackShares: sharesOf(
         { address: options.maxTracksPerAddress },
@@ -379,6 +413,7 @@ export class MoqRelay implements AsyncDisposable {
       lingerMs,
       live: track,
       capacity: this.#capacity,
+      paused: new WeakMap(),
       report: (error) => this.#report(error),
       onEmpty: (route) => {
         this.#routes.delete(route.path);

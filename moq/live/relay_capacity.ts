@@ -9,6 +9,9 @@ import type { SubscriberSession } from "../track/track_writer.ts";
 import type { TrackOrigin } from "./relay_source.ts";
 import type { RelayTrack } from "./relay_track.ts";
 
+/** The unit in which a fetch takes memory, in bytes. */
+export const FETCH_BLOCK_BYTES = 65_536;
+
 /** The limits of a {@linkcode RelayCapacity}; see `MoqRelayOptions`. */
 export interface RelayBounds {
   readonly maxBroadcasts: number;
@@ -18,6 +21,8 @@ export interface RelayBounds {
   readonly trackShares: QuotaShares;
   readonly maxFetches: number;
   readonly fetchShares: QuotaShares;
+  readonly maxFetchBytes: number;
+  readonly fetchByteShares: QuotaShares;
   readonly maxShare: number;
 }
 
@@ -26,6 +31,7 @@ export class RelayCapacity {
   readonly #bounds: RelayBounds;
   readonly #tracksOf = new WeakMap<SubscriberSession, number>();
   readonly #fetchesOf = new WeakMap<SubscriberSession, number>();
+  readonly #fetchBytesOf = new WeakMap<SubscriberSession, number>();
   /** Tracks without subscribers, oldest first. */
   readonly #idle = new Set<RelayTrack>();
   readonly #accounts = new WeakMap<SubscriberSession, Account>();
@@ -33,6 +39,7 @@ export class RelayCapacity {
   readonly #waiting: Quota;
   readonly #tracks: Quota;
   readonly #fetches: Quota;
+  readonly #fetchBytes: Quota;
 
   constructor(quotas: Quotas, bounds: RelayBounds) {
     this.#bounds = bounds;
@@ -63,6 +70,14 @@ export class RelayCapacity {
       what: "upstream requests",
       max: bounds.maxFetches,
       ...bounds.fetchShares,
+    });
+    this.#fetchBytes = quotas.open({
+      limit: "maxFetchBytes",
+      name: "moq.maxFetchBytes",
+      verb: "fetch",
+      what: "bytes of fetched groups",
+      max: bounds.maxFetchBytes,
+      ...bounds.fetchByteShares,
     });
   }
 
@@ -173,16 +188,51 @@ export class RelayCapacity {
   takeFetch(
     session: SubscriberSession,
   ): Disposable | "sessionLimit" | "addressLimit" | "relayLimit" {
-    const count = this.#fetchesOf.get(session) ?? 0;
-    const share = this.shareOf(session, this.#bounds.maxFetches);
-    if (this.#fetches.isContended && count >= share) return "sessionLimit";
-    const slot = this.#fetches.tryTake(this.#accountOf(session));
-    if (typeof slot === "string") return slot === "server" ? "relayLimit" : "addressLimit";
-    this.#fetchesOf.set(session, count + 1);
+    const slot = this.#takeOf(this.#fetches, session, {
+      counts: this.#fetchesOf,
+      max: this.#bounds.maxFetches,
+      units: 1,
+    });
+    if (typeof slot !== "string") return slot;
+    return slot === "server" ? "relayLimit" : `${slot}Limit`;
+  }
+
+  /**
+   * Takes memory for {@linkcode FETCH_BLOCK_BYTES} of a fetched group.
+   *
+   * @param session The session of the client.
+   * @returns The memory; `undefined` if there is none, in total or for the client. The share of a
+   * session only applies while more than half of the memory is in use.
+   */
+  takeFetchBlock(session: SubscriberSession): Disposable | undefined {
+    const block = this.#takeOf(this.#fetchBytes, session, {
+      counts: this.#fetchBytesOf,
+      max: this.#bounds.maxFetchBytes,
+      units: FETCH_BLOCK_BYTES,
+    });
+    return typeof block === "string" ? undefined : block;
+  }
+
+  /** Takes units of a quota, of which a session gets its share in contention. */
+  #takeOf(
+    quota: Quota,
+    session: SubscriberSession,
+    { counts, max, units }: {
+      readonly counts: WeakMap<SubscriberSession, number>;
+      readonly max: number;
+      readonly units: number;
+    },
+  ): Disposable | "session" | "address" | "server" {
+    const count = counts.get(session) ?? 0;
+    const share = this.shareOf(session, max);
+    if (quota.isContended && count + units > share) return "session";
+    const slot = quota.tryTake(this.#accountOf(session), { units });
+    if (typeof slot === "string") return slot === "server" ? "server" : "address";
+    counts.set(session, count + units);
     return {
       [Symbol.dispose]: () => {
         slot[Symbol.dispose]();
-        this.#fetchesOf.set(session, this.#fetchesOf.get(session)! - 1);
+        counts.set(session, counts.get(session)! - units);
       },
     };
   }

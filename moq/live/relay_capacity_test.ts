@@ -521,7 +521,10 @@ for (const [which, serveFetch] of Object.entries(STALLS)) {
   Deno.test(`MoqRelay ends a fetch ${which} after stallTimeoutMs`, async () => {
     await using net = new RelayNet();
     using time = new FakeTime();
-    const { relay, publisher, viewer } = await net.live({ track: { stallTimeoutMs: 4_000 } });
+    const { relay, publisher, viewer } = await net.live({
+      maxFetchBytes: 1_000_000,
+      track: { stallTimeoutMs: 4_000 },
+    });
     let left = 0;
     publisher.live.serveFetch = ({ signal }, group) => {
       signal.addEventListener("abort", () => void left++);

@@ -11,6 +11,7 @@ import { VERSIONS } from "../wire/versions.ts";
 import { type LiveTrackOptions, STALL_TIMEOUT_MS } from "./live_track.ts";
 import type { Slot } from "../../base/quotas/shares.ts";
 import type { RelayCapacity } from "./relay_capacity.ts";
+import { type PausedFetches, RelayFetch } from "./relay_fetch.ts";
 import {
   byAge,
   distanceOf,
@@ -45,6 +46,7 @@ export interface RelayRouteLink {
   readonly live: LiveTrackOptions;
   /** The limits for broadcasts, tracks and fetches. */
   readonly capacity: RelayCapacity;
+  readonly paused: PausedFetches;
   report(error: unknown): void;
   /** Called when the last source has gone. */
   onEmpty(route: RelayRoute): void;
@@ -177,11 +179,11 @@ export class RelayRoute implements TrackServer {
 
   /** Serves a fetch from the cache, or from the source. */
   async serveFetch(request: FetchRequest, group: GroupWriter): Promise<void> {
-    const { name, sequence, priority, signal } = request;
+    const { name, sequence, signal } = request;
     const live = this.#tracks.get(name)?.live;
     if (live?.hasCached(sequence)) return await live.serveFetch(request, group);
-    const session = this.#active?.session;
-    if (session === undefined || !VERSIONS[session.version].requests) {
+    const source = this.#active?.session;
+    if (source === undefined || !VERSIONS[source.version].requests) {
       throw new MoqError(
         "fetch",
         "notFound",
@@ -191,12 +193,17 @@ export class RelayRoute implements TrackServer {
     using _slot = this.#takeFetch("fetch", request.session);
     // Aborting the group also aborts the signal.
     using stall = this.#startStall(() => group.abort("timeout"));
-    const reader = await session.fetch(this.path, name, { group: sequence, priority, signal });
-    for await (const frame of reader) {
-      stall.restart();
-      await group.writeFrame(frame, { timestamp: reader.timestamp });
-      stall.restart();
-    }
+    using fetched = new RelayFetch(request, group, {
+      runtime: this.#link.runtime,
+      capacity: this.#link.capacity,
+      paused: this.#link.paused,
+      source,
+      onProgress: stall.restart,
+    });
+    // A client's priority is for its own session: the source's live tracks must not wait for it.
+    const reader = await source.fetch(this.path, name, { group: sequence, signal });
+    for await (const frame of reader) await fetched.add(frame, reader.timestamp);
+    await fetched.end();
   }
 
   /**
