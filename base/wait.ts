@@ -43,16 +43,17 @@ export function abortError(message: string): Error {
 }
 
 /**
- * Combines abort signals. This also works on platforms without `AbortSignal.any`. On these, the
+ * Combines the given abort signals. This also works on platforms without `AbortSignal.any`. On these, the
  * combined signal stays in memory until one of the signals aborts.
  *
  * @returns A signal that aborts as soon as one of them does, with the same reason.
  */
-export function anySignal(...signals: readonly AbortSignal[]): AbortSignal {
+export function anySignal(...signals: readonly (AbortSignal | undefined)[]): AbortSignal {
+  const given = signals.filter(Boolean) as AbortSignal[];
   const { any } = AbortSignal as Partial<typeof AbortSignal>;
-  if (any) return AbortSignal.any([...signals]);
+  if (any) return AbortSignal.any(given);
   const joined = new AbortController();
-  for (const signal of signals) {
+  for (const signal of given) {
     const abort = () => joined.abort(signal.reason);
     if (signal.aborted) abort();
     else signal.addEventListener("abort", abort, { once: true });

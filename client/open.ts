@@ -137,7 +137,7 @@ async function open(options: OpenOptions): Promise<Opening> {
   const timer = startTimer(runtime, timeoutMs, (ms) => {
     late.abort(new TimeoutError(`${failed} within ${ms} ms`, ms));
   });
-  const signal = options.signal ? anySignal(options.signal, late.signal) : late.signal;
+  const signal = anySignal(options.signal, late.signal);
   // A handler that is not valid is like a URL that the dialer does not accept.
   let during: OpenStep = "dial";
   let connection: Connection | undefined;

@@ -744,7 +744,10 @@ export function createHooks<C extends Contract = Contract>(
       const actions = useMemo(() => ({
         request: (data?: unknown, { signal, ...options }: ClientRequestOptions = {}) =>
           cell.send((own) =>
-            hub.client.request(topic, data, { ...options, signal: either(own, signal) }) as Promise<
+            hub.client.request(topic, data, {
+              ...options,
+              signal: anySignal(own, signal),
+            }) as Promise<
               D
             >
           ),
@@ -762,7 +765,7 @@ export function createHooks<C extends Contract = Contract>(
       const actions = useMemo(() => ({
         request: (data?: unknown, { signal, ...options }: RequestStreamOptions = {}) =>
           cell.begin((own) =>
-            hub.client.requestStream(topic, data, { ...options, signal: either(own, signal) })
+            hub.client.requestStream(topic, data, { ...options, signal: anySignal(own, signal) })
           ),
         cancel: (reason?: string) => cell.cancel(reason),
       }), [hub, topic, cell]);
@@ -843,10 +846,6 @@ export function createHooks<C extends Contract = Contract>(
   };
   // The types in a contract are narrower, and they do not exist at run time.
   return hooks as unknown as SkeinHooks<C>;
-}
-
-function either(own: AbortSignal, given: AbortSignal | undefined): AbortSignal {
-  return given ? anySignal(own, given) : own;
 }
 
 /** Rejects a call of a hook without a target, with its verb and the name of the argument. */

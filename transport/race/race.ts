@@ -124,7 +124,7 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
         runtime,
         flowControl,
         onWorn: name === "websocket" ? undefined : onWorn,
-        signal: signal ? anySignal(signal, leg.signal) : leg.signal,
+        signal: anySignal(signal, leg.signal),
       }).then((connection) => won(name, connection), (error) => lost(name, error));
     };
     const won = (name: string, connection: Connection) => {

@@ -154,7 +154,7 @@ export async function locateWebTransport(
       cache: "no-store",
       credentials: "omit",
       redirect: "manual", // A redirect fails below.
-      signal: signal ? anySignal(signal, late.signal) : late.signal,
+      signal: anySignal(signal, late.signal),
     });
     // Any other response, such as a 404 page, fails in `json()` or in the checks below.
     const { port, hostname = url.hostname, serverCertificateHashes }: WellKnown = await response
