@@ -398,7 +398,7 @@ export class Client<C extends Contract = Contract>
     }
     const { timeoutMs = this.#settings.requestTimeoutMs } = options;
     const stop = new AbortController();
-    const wait = { timeoutMs, signal: signal ? anySignal(signal, stop.signal) : stop.signal };
+    const wait = { timeoutMs, signal: anySignal(signal, stop.signal) };
     const ask = async () => {
       for (let rejected = 0;;) {
         const session = await this.whenConnected(wait);
@@ -462,16 +462,19 @@ export class Client<C extends Contract = Contract>
   ): StreamingResponse<ContractItem<C, T>> {
     this.#check("request stream", options);
     const isKept = this.#settings.router?.match(topic)?.resume;
-    if (isKept || options.id) return this.#streamResumable({ ...options, topic, data });
+    const since = this.#runtime.monotonic();
+    if (isKept || options.id) return this.#streamResumable({ ...options, topic, data, since });
+    const stop = new AbortController();
     const open = async () => {
-      const { signal, itemTimeoutMs: timeoutMs = this.#settings.requestTimeoutMs } = options;
-      const session = this.#session?.isReady
-        ? this.#session
-        : await this.whenConnected({ timeoutMs, signal });
+      const { timeoutMs = Infinity, itemTimeoutMs = this.#settings.requestTimeoutMs } = options;
+      const session = this.#session?.isReady ? this.#session : await this.whenConnected({
+        timeoutMs: Math.min(timeoutMs, itemTimeoutMs),
+        signal: anySignal(options.signal, stop.signal),
+      });
       const { openResponse } = await this.#platform.responses();
-      return openResponse(session[internals], topic, data, options);
+      return openResponse(session[internals], topic, data, { ...options, since, stop });
     };
-    return responseOf(open());
+    return responseOf(open(), stop);
   }
 
   /**
@@ -1032,7 +1035,11 @@ export class Client<C extends Contract = Contract>
   }
 
   #streamResumable<T>(
-    { id, after, ...options }: RequestStreamOptions & { topic: string; data: unknown },
+    { id, after, ...options }: RequestStreamOptions & {
+      topic: string;
+      data: unknown;
+      since: number;
+    },
   ): StreamingResponse<T> {
     const response = {
       id: id || this.#runtime.randomUUID(),

@@ -229,6 +229,39 @@ Deno.test("Client's timeouts name the time that the caller chose, however long t
   await Promise.all(late);
 });
 
+/** A response of each kind, by the name of its kind. */
+const RESPONSES = { plain: {}, resumable: { id: "0123456789abcdef" } };
+
+for (const [kind, options] of Object.entries(RESPONSES)) {
+  Deno.test(`Client.requestStream() ends a ${kind} response within timeoutMs if there is no session`, async () => {
+    using time = new FakeTime();
+    const network = new Network();
+    network.outcomes.push(network.never);
+    await using client = network.client();
+    const response = client.requestStream("story", 1, { ...options, timeoutMs: 900 });
+    const late = assertRejects(() => Array.fromAsync(response), TimeoutError, "within 900 ms");
+    await turns();
+    await time.tickAsync(900);
+    await late;
+  });
+
+  Deno.test(`StreamingResponse.cancel() of a ${kind} response ends the wait for a session, and nothing is sent`, async () => {
+    const network = new Network();
+    let server: Peer | undefined;
+    network.outcomes.push(network.byHand((peer) => server = peer));
+    await using client = network.client();
+    const response = client.requestStream("story", 1, options);
+    const loop = Array.fromAsync(response).catch(({ failure }) => failure.code);
+    await turns();
+    await response.cancel();
+    assertEquals(await loop, kind === "plain" ? [] : "cancelled");
+    server!.say(HELLO);
+    await client.whenConnected();
+    await turns();
+    assertEquals(server!.frames, []);
+  });
+}
+
 Deno.test("Client.request() waits at most another timeoutMs if the clock is set back", async () => {
   using time = new FakeTime();
   let offsetMs = 0;

@@ -65,7 +65,8 @@ export interface RequestStreamOptions extends WaitOptions {
   /**
    * Timeout for the whole response, in milliseconds.
    *
-   * By default, a response may last as long as the session.
+   * By default, a response may last as long as the session. On a client, the time includes the wait
+   * for a session.
    *
    * @default {Infinity}
    */
@@ -133,9 +134,10 @@ export interface StreamingResponse<T> extends AsyncIterable<T> {
    */
   readonly offset: string | undefined;
   /**
-   * Cancels the request. The loop ends without an error, and waiting items are discarded. If the
-   * response is resumable, its readers receive the items produced so far; their loops then throw a
-   * {@linkcode RequestError} with the code `cancelled` and the reason.
+   * Cancels the request. The loop ends without an error, and waiting items are discarded. A request
+   * that still waits for a session is not sent. If the response is resumable, its readers receive
+   * the items produced so far; their loops then throw a {@linkcode RequestError} with the code
+   * `cancelled` and the reason.
    *
    * @param reason The reason, for people.
    * @returns Resolves once the cancel request was sent, or for a resumable response, once the

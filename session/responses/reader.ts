@@ -1,6 +1,6 @@
 /** The receiving half of a streaming response. This module is loaded with the first response. */
 import { RequestError, TimeoutError } from "../../errors.ts";
-import type { Timer } from "../../base/runtime.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
 import { startTimer } from "../../base/wait.ts";
 import type { Inside } from "../receiving.ts";
 import type { ResponseEvent, ResponseListener } from "../sending.ts";
@@ -34,6 +34,8 @@ export function itemCheckOf(
 interface ReaderOptions extends RequestStreamOptions {
   readonly topic: string;
   readonly data: unknown;
+  /** When the caller requested the response, on the monotonic clock; now by default. */
+  readonly since?: number | undefined;
   /** Trace context of the request. */
   readonly trace?: TraceContext | undefined;
   /** Items that the peer may send ahead. */
@@ -57,7 +59,10 @@ export function openResponse(
   core: Inside,
   topic: string,
   data: unknown,
-  options: RequestStreamOptions & Pick<ReaderOptions, "onReply">,
+  options: RequestStreamOptions & Pick<ReaderOptions, "onReply" | "since"> & {
+    /** Aborted if the response was cancelled before it opens. */
+    readonly stop?: AbortController;
+  },
 ): ResponseReader {
   const { window = FIRST_CREDIT, signal } = options;
   if (!(Number.isInteger(window) && window > 0 && window <= MAX_CREDIT)) {
@@ -70,6 +75,7 @@ export function openResponse(
     if (ms >= 0) continue;
     throw new RangeError(`Cannot request stream: ${name} must be 0 or more, received ${ms}`);
   }
+  options.stop?.signal.throwIfAborted();
   signal?.throwIfAborted();
   core.sending.checkData("request stream", data);
   const { watch } = core.settings;
@@ -97,6 +103,15 @@ export function lateResponse(topic: string, what: string, ms: number): TimeoutEr
   return new TimeoutError(text, ms);
 }
 
+/** Returns the rest of a time limit, in milliseconds; all of it if no time is given. */
+export function timeLeft(
+  timeoutMs: number,
+  runtime: Runtime,
+  since: number = runtime.monotonic(),
+): number {
+  return Math.max(0, Math.ceil(timeoutMs - (runtime.monotonic() - since)));
+}
+
 /** Buffers the items of one response for the loop, at most a window of them, and returns credit. */
 export class ResponseReader {
   readonly #core: Inside;
@@ -121,7 +136,7 @@ export class ResponseReader {
 
   /** Sends the request. */
   constructor(core: Inside, options: ReaderOptions) {
-    const { topic, data, window, signal, timeoutMs, trace } = options;
+    const { topic, data, window, signal, timeoutMs, since, trace } = options;
     this.#core = core;
     this.#options = options;
     this.#credit = window;
@@ -134,7 +149,12 @@ export class ResponseReader {
       const context = core.joins ? trace : undefined;
       core.sending.push(encodeMessage(topic, data, { id, items, maxBytes, trace: context }), true);
     });
-    this.#timer = startTimer(core.settings.runtime, timeoutMs, (ms) => this.#isLate("end", ms));
+    const { runtime } = core.settings;
+    this.#timer = startTimer(
+      runtime,
+      timeoutMs && timeLeft(timeoutMs, runtime, since),
+      () => this.#isLate("end", timeoutMs!),
+    );
     signal?.addEventListener("abort", this.#onAbort);
     if (signal?.aborted) this.#onAbort();
   }

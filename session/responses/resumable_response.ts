@@ -11,7 +11,7 @@ import type { Inside } from "../receiving.ts";
 import { tellSkipped } from "../settings/settings.ts";
 import type { RequestStreamOptions, WaitOptions } from "../types.ts";
 import { encodeMessage } from "../wire/encode.ts";
-import { itemCheckOf, lateResponse } from "./reader.ts";
+import { itemCheckOf, lateResponse, timeLeft } from "./reader.ts";
 
 /** Pauses before a rejected request is repeated, if the server asks for a shorter one. */
 const PAUSES = { firstDelayMs: 250, maxDelayMs: 5_000 };
@@ -50,6 +50,8 @@ interface ResponseClient {
 export interface ResumableResponseOptions extends RequestStreamOptions {
   readonly topic: string;
   readonly data: unknown;
+  /** When the caller requested the response, on the monotonic clock. */
+  readonly since: number;
   /** Called when the loop starts or stops waiting for an item. */
   readonly awaits: (isAwaited: boolean) => void;
   /**
@@ -99,13 +101,13 @@ export class ResumableResponse {
 
   /** Yields the items after the offset of the response. */
   async *items(): AsyncGenerator<unknown, void, undefined> {
-    const { topic, response, awaits, signal, timeoutMs, itemTimeoutMs, onInvalid } = this.#options;
+    const { topic, response, awaits, signal, itemTimeoutMs, onInvalid } = this.#options;
     const { id, core } = await this.#opening;
     const { settings: { runtime }, session } = core;
     const stop = new AbortController();
-    const stopped = signal ? anySignal(signal, stop.signal) : stop.signal;
-    const isLate = (what: string) => (ms: number) => stop.abort(lateResponse(topic, what, ms));
-    const timer = startTimer(runtime, timeoutMs, isLate("end"));
+    const stopped = anySignal(signal, stop.signal);
+    const isLate = (what: string, ms: number) => stop.abort(lateResponse(topic, what, ms));
+    const timer = startTimer(runtime, this.#leftMs, () => isLate("end", this.#timeoutMs));
     const stream = this.#client.durableStream(id, {
       after: response.offset,
       parse: itemCheckOf(core, topic),
@@ -117,7 +119,11 @@ export class ResumableResponse {
     line.reading = (line.reading ?? 0) + 1;
     try {
       while (true) {
-        const itemTimer = startTimer(runtime, itemTimeoutMs, isLate("next item"));
+        const itemTimer = startTimer(
+          runtime,
+          itemTimeoutMs,
+          (ms) => isLate("next item", ms),
+        );
         awaits(true);
         const { done, value } = await within(runtime, items.next(), { signal: stopped })
           .finally(() => {
@@ -136,13 +142,32 @@ export class ResumableResponse {
     }
   }
 
+  get #timeoutMs(): number {
+    return this.#options.timeoutMs ?? Infinity;
+  }
+
+  /** The rest of the time for the whole response, in milliseconds. */
+  get #leftMs(): number {
+    const { runtime } = this.#settings ?? {};
+    return runtime ? timeLeft(this.#timeoutMs, runtime, this.#options.since) : this.#timeoutMs;
+  }
+
+  /** Returns the time for one wait, in milliseconds, given its default. */
+  #within(defaultMs: number): number {
+    return Math.min(this.#leftMs, this.#options.itemTimeoutMs ?? defaultMs);
+  }
+
   async #open(): Promise<{ readonly id: string; readonly core: Inside }> {
-    const { topic, data, response, signal, itemTimeoutMs: timeoutMs } = this.#options;
+    const { topic, data, response, signal } = this.#options;
     if (!/^[\w-]{16,64}$/.test(response.id)) {
       const rule = "id must have 16 to 64 letters, digits, - or _";
       throw new TypeError(`Cannot request stream: ${rule}, received "${response.id}"`);
     }
-    const wait = { signal, timeoutMs };
+    // Once the request was sent, the response may have started, and only the server can cancel it.
+    let isSent = false;
+    const { signal: cancelled } = this.#cancelled;
+    const unsent = anySignal(signal, cancelled);
+    const wait = () => ({ signal: isSent ? signal : unsent, timeoutMs: this.#within(Infinity) });
     const ask = () =>
       this.#inSession(async (core) => {
         this.#settings = core.settings;
@@ -151,10 +176,11 @@ export class ResumableResponse {
         const reply = await core.sending.ask(
           `reply to "${topic}"`,
           (id) => {
+            isSent = true;
             const begun = response.offset === undefined ? undefined : true;
             return encodeMessage(topic, data, { id, stream: response.id, begun, maxBytes });
           },
-          { ...wait, isRequest: true },
+          { signal, timeoutMs: this.#within(core.settings.requestTimeoutMs), isRequest: true },
         );
         const { stream: id } = Object(reply) as { readonly stream?: unknown };
         if (typeof id === "string") return { id, core };
@@ -174,13 +200,13 @@ export class ResumableResponse {
   async #askAgain<T>(ask: () => Promise<T>, error: unknown): Promise<T> {
     let pauseMs = pauseAfter(error, true);
     const { runtime, requestTimeoutMs } = this.#settings!;
-    const { line, signal, itemTimeoutMs = requestTimeoutMs } = this.#options;
+    const { line, signal } = this.#options;
+    const withinMs = this.#within(requestTimeoutMs);
     const backoff = new Backoff(runtime, PAUSES);
     const late = new AbortController();
-    const timer = startTimer(runtime, itemTimeoutMs, () => late.abort(error));
-    const untilMs = runtime.monotonic() + itemTimeoutMs;
-    const stops = [late.signal, this.#cancelled.signal, line.closed, ...signal ? [signal] : []];
-    const stopped = anySignal(...stops);
+    const timer = startTimer(runtime, withinMs, () => late.abort(error));
+    const untilMs = runtime.monotonic() + withinMs;
+    const stopped = anySignal(late.signal, this.#cancelled.signal, line.closed, signal);
     const before = line.last ?? Promise.resolve();
     const over = Promise.withResolvers<void>();
     line.last = before.then(() => over.promise);
@@ -208,11 +234,11 @@ export class ResumableResponse {
   /** Repeats an idempotent request in the next session if the session is lost. */
   async #inSession<T>(
     ask: (core: Inside) => Promise<T>,
-    wait: WaitOptions = {},
+    wait: () => WaitOptions = () => ({}),
   ): Promise<T> {
     for (let rejected = 0;;) {
       // A closed client has no session.
-      const { [internals]: core } = await this.#client.whenConnected(wait);
+      const { [internals]: core } = await this.#client.whenConnected(wait());
       try {
         return await ask(core);
       } catch (error) {
