@@ -1,5 +1,5 @@
 /** Converts handlers of the application to handlers of sessions. */
-import { CloseCode } from "../errors.ts";
+import { CloseCode, ConnectionError, SessionClosedError } from "../errors.ts";
 import type { Contract } from "../session/contract.ts";
 import { internals } from "../session/core.ts";
 import type { Session } from "../session/session.ts";
@@ -43,20 +43,26 @@ type StreamHandler = (stream: IncomingStream, session: Session) => unknown;
  * concurrent handlers is limited by the number of streams that the peer may open.
  *
  * @param handle Handler of each stream. An error resets the stream with code 4500 and is reported
- * to `onError`.
+ * to `onError`, unless it only says that the session has closed.
  */
 async function handleStreams(session: Session, handle: StreamHandler): Promise<void> {
   const { settings } = session[internals];
   try {
     for await (const stream of session.incomingStreams()) {
       (async () => await handle(stream, session))().catch((error) => {
-        report(settings, error, session);
+        // Each session may close while its streams are open, and `onClose` receives the reason.
+        if (session.isReady || !isOfClosing(error)) report(settings, error, session);
         end(stream);
       });
     }
   } catch (error) {
     report(settings, error, session);
   }
+}
+
+/** True for the error of reading, writing or sending in a session that has closed. */
+function isOfClosing(error: unknown): boolean {
+  return error instanceof ConnectionError || error instanceof SessionClosedError;
 }
 
 /** Ends the unread rest of a stream, so that the peer does not wait. */

@@ -85,7 +85,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * Called for each stream that a client opens; several calls may run concurrently.
    *
    * If it throws, the stream is reset with code 4500 and the error is passed to `onError`; the
-   * session continues.
+   * session continues. The error of a stream whose session has closed is not passed on.
    *
    * Over QUIC, the streams of a closing session appear to end cleanly. If data must be complete,
    * send its length or an end marker with it.

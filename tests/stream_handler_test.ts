@@ -1,5 +1,5 @@
-import { assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
-import { dial, type Session, StreamError } from "../mod.ts";
+import { assertEquals, assertInstanceOf, assertRejects, assertStrictEquals } from "@std/assert";
+import { ConnectionError, dial, type Session, StreamError } from "../mod.ts";
 import { listen } from "./servers.ts";
 import { soon } from "./waiting.ts";
 
@@ -43,6 +43,37 @@ for (const transport of TRANSPORTS) {
     gate.resolve();
     assertEquals(await soon(session.request("echo", 1)), 1);
   });
+}
+
+for (const transport of TRANSPORTS) {
+  for (const by of ["client", "server"] as const) {
+    Deno.test(`serve() reports no stream that is open when the ${by} closes the session over ${transport}`, async () => {
+      const errors: unknown[] = [];
+      const opened = Promise.withResolvers<Session>();
+      const failed = Promise.withResolvers<unknown>();
+      await using server = listen({
+        async onStream({ readable }, session) {
+          try {
+            for await (const _ of readable) opened.resolve(session as Session);
+          } catch (error) {
+            failed.resolve(error);
+            throw error;
+          }
+        },
+        onError: (error) => void errors.push(error),
+      });
+      await using session = await dial(server.url, { transports: [transport] });
+      const stream = await session.createUnidirectionalStream();
+      const writer = stream.getWriter();
+      writer.closed.catch(() => {});
+      await writer.write(new Uint8Array(1));
+      const ends = { client: session, server: await soon(opened.promise) };
+      await ends[by].close();
+      assertInstanceOf(await soon(failed.promise), ConnectionError);
+      await server.close();
+      assertEquals(errors, []);
+    });
+  }
 }
 
 Deno.test("serve() resets a stream with 4500 if onStream fails, and the session continues", async () => {
