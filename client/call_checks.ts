@@ -46,7 +46,7 @@ export const CLIENT_KINDS: {
   connect: {
     ...COMMON,
     backoff: { firstDelayMs: ABOVE_ZERO, maxAttempts: LIMIT, maxDelayMs: ABOVE_ZERO },
-    connectAfter: "object",
+    connectAfter: objectWith("Promise", "finally"),
     delivery: DELIVERY,
     endOnRejection: "boolean",
     life: objectWith("Life", "subscribe"),

@@ -5,6 +5,7 @@
  * @module
  */
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { connect } from "../mod.ts";
 import { liveState } from "../streams/mod.ts";
 import { testServer } from "../testing/mod.ts";
 import { captureConsole } from "./console_lines.ts";
@@ -115,4 +116,14 @@ Deno.test("subscribe() of states, rooms and statuses throws if the callback is n
   }
   await own.collection<object>("cards").set("k", { n: 2 });
   assertEquals([printed.lines, server.rooms.members("tea")], [[], []]);
+});
+
+Deno.test("connect() throws if connectAfter is no promise, which it could not wait for", () => {
+  for (const connectAfter of [{}, { then() {} }]) {
+    assertThrows(
+      () => connect("ws://localhost", { connectAfter: connectAfter as never }),
+      TypeError,
+      "Cannot connect: connectAfter must be a Promise, received Object",
+    );
+  }
 });
