@@ -93,7 +93,11 @@ export interface StructuredStream<R extends Registry>
    * @throws {RangeError} If the code is out of range.
    */
   abort(streamErrorCode?: number): void;
-  /** Closes this side's direction and stops reading. Never throws. Called by `await using`. */
+  /**
+   * Closes this side's direction and stops reading. Never throws. Called by `await using`, also if
+   * its block throws: the peer then takes what was sent for all messages, unless you call `abort()`
+   * first.
+   */
   [Symbol.asyncDispose](): Promise<void>;
 }
 
