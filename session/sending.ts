@@ -244,10 +244,14 @@ export class Sending implements SessionHalf {
     const { maxSendBytes: maxBytes } = this;
     const trace = this.#core.joins ? known : undefined;
     const what = `reply to "${topic}"`;
-    return this.ask(what, (id) => encodeMessage(topic, data, { id, maxBytes, trace }), {
-      ...options,
-      isRequest: true,
-    });
+    return this.ask(
+      what,
+      (id) => encodeMessage(topic, data, { id, maxBytes, trace, verb: "request" }),
+      {
+        ...options,
+        isRequest: true,
+      },
+    );
   }
 
   /** Sends a request to the peer, and waits for the reply. */

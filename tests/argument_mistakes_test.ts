@@ -127,3 +127,22 @@ Deno.test("connect() throws if connectAfter is no promise, which it could not wa
     );
   }
 });
+
+Deno.test("request() and requestStream() name themselves if their arguments cannot be sent", async () => {
+  await using server = testServer();
+  await using client = server.connect();
+  const session = await client.whenConnected();
+  const id = "0123456789abcdef";
+  const calls: [verb: string, call: (topic: string, data: unknown) => Promise<unknown>][] = [
+    ["request", (topic, data) => client.request(topic, data)],
+    ["request", (topic, data) => session.request(topic, data)],
+    ["request stream", (topic, data) => Array.fromAsync(client.requestStream(topic, data))],
+    ["request stream", (topic, data) => Array.fromAsync(client.requestStream(topic, data, { id }))],
+    ["request stream", (topic, data) => Array.fromAsync(session.requestStream(topic, data))],
+  ];
+  for (const [verb, call] of calls) {
+    const rule = `Cannot ${verb}: data must be a value that JSON can hold, received Promise`;
+    await assertRejects(() => call("sum", Promise.resolve(1)), TypeError, rule);
+    await assertRejects(() => call("", 1), TypeError, `Cannot ${verb}: a topic must be`);
+  }
+});

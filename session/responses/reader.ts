@@ -147,7 +147,10 @@ export class ResponseReader {
     this.#id = core.sending.requests.open(`response to "${topic}"`, take, (id) => {
       if (core.state === "closed" || core.ending !== undefined) core.checkOpen("request stream");
       const context = core.joins ? trace : undefined;
-      core.sending.push(encodeMessage(topic, data, { id, items, maxBytes, trace: context }), true);
+      core.sending.push(
+        encodeMessage(topic, data, { id, items, maxBytes, trace: context, verb: "request stream" }),
+        true,
+      );
     });
     const { runtime } = core.settings;
     this.#timer = startTimer(

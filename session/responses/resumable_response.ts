@@ -178,7 +178,10 @@ export class ResumableResponse {
           (id) => {
             isSent = true;
             const begun = response.offset === undefined ? undefined : true;
-            return encodeMessage(topic, data, { id, stream: response.id, begun, maxBytes });
+            return encodeMessage(topic, data, {
+              ...{ id, stream: response.id, begun, maxBytes },
+              verb: "request stream",
+            });
           },
           { signal, timeoutMs: this.#within(core.settings.requestTimeoutMs), isRequest: true },
         );
