@@ -3,19 +3,19 @@
  * that this file loads needs Deno.
  *
  * Features that only some pages need are loaded on first use. All sizes are for minified and
- * gzipped code. If you bundle with code splitting, a page that connects loads at most 36.8 KiB at
- * first, or 40 KiB if it uses every export, including contracts. Later loads are at most:
+ * gzipped code. If you bundle with code splitting, a page that connects loads at most 36.9 KiB at
+ * first, or 40.2 KiB if it uses every export, including contracts. Later loads are at most:
  *
- * - 11 KiB for the first attempt to use WebTransport, so a page loads at most 47.7 KiB before its
+ * - 11 KiB for the first attempt to use WebTransport, so a page loads at most 47.8 KiB before its
  *   first session over WebTransport,
  * - 9.2 KiB once connected, or while connecting if there are subscriptions: the code that notices a
  *   lost server, recovers topics, reads durable streams and runs loops over a client,
  * - 9 KiB for HTTP, after all other transports have failed,
  * - 19.3 KiB when a WebSocket first opens or receives a stream or a datagram,
  * - 12.9 KiB when a session is first used for more than messages, for example for diagnostics,
- * - 6.5 KiB at the first streaming response, or before the first session with request handlers or
+ * - 6.6 KiB at the first streaming response, or before the first session with request handlers or
  *   with a send queue that drops messages,
- * - 20.8 KiB for the first state.
+ * - 20.6 KiB for the first state.
  *
  * If you bundle the client as a single file, it is at most 113.2 KiB.
  *

@@ -7,8 +7,8 @@
  *
  * | page in one file                             | at most, KiB (gzip) |
  * | -------------------------------------------- | ------------------- |
- * | `webSocket()`                                | 44.6                  |
- * | `webSocket()`, `responses()` and `insight()` | 60.6                  |
+ * | `webSocket()`                                | 44.7                  |
+ * | `webSocket()`, `responses()` and `insight()` | 60.8                  |
  * | the same with `states()`                     | 79.7                  |
  * | everything, `@skein/skein/client`            | 113.2               |
  *
