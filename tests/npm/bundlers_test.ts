@@ -18,12 +18,13 @@ const CHROMIUM = BROWSERS.filter(({ name }) => name === "Chromium");
 
 /**
  * Most bytes that the page loads initially, minified and gzipped. A bundle of the sources has the
- * bound of a page in `tests/bundle_test.ts`; the code of the page and of a bundler adds to that.
+ * bound of a page in `tests/bundle_test.ts`; the code of the page and of a bundler adds to that. The
+ * newest bundlers are used, whose results differ by some hundred bytes.
  */
-const MAX_FIRST_BYTES = 38.5 * 1024;
+const MAX_FIRST_BYTES = 39 * 1024;
 
 /** Most bytes of a page in one file with WebSocket alone, minified and gzipped. */
-const MAX_SLIM_BYTES = 46_000;
+const MAX_SLIM_BYTES = 46_200;
 
 const TYPES: Readonly<Record<string, string>> = { html: "text/html", js: "text/javascript" };
 
