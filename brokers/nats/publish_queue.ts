@@ -3,6 +3,7 @@ import type { Timer } from "../../base/runtime.ts";
 import type { NatsLink } from "./link.ts";
 import { BrokerLine, type BrokerOutbox, type Outgoing } from "../../pubsub/broker/queue.ts";
 import { headers, type Msg, type NatsConnection, type Subscription } from "@nats-io/nats-core";
+import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
 import { tagOf } from "../../pubsub/tag.ts";
 import { type Ack, ID_HEADER, parseAck } from "./format.ts";
@@ -262,7 +263,7 @@ export class AppendQueue {
       });
     } catch (cause) {
       // For example, the message is larger than the server allows.
-      this.#line.drop(entry, "NATS rejected the publication", cause);
+      this.#line.drop(entry, `NATS rejected the publication: ${textOf(cause)}`, cause);
       return;
     }
     this.#underWay.set(entry.token, entry);

@@ -734,7 +734,8 @@ test("drops publications larger than the server's limit, and reports each", asyn
   assertMatch(broker.issues().join(), /NATS rejected a publication/);
   const large = { topic: "kept", payload: "x".repeat(10_000) };
   await append(broker, "kept", 1);
-  await assertRejects(() => broker.history.append(large, { bounds: BOUNDS }), BrokerError);
+  const appending = () => broker.history.append(large, { bounds: BOUNDS });
+  await assertRejects(appending, BrokerError, "max_payload size exceeded");
   assertEquals((await append(broker, "kept", 1)).length, 1);
 }, { settings: "max_payload: 10000" });
 
