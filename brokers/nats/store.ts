@@ -4,7 +4,7 @@ import { type KV, Kvm } from "@nats-io/kv";
 import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
 import { ChangeAttempts } from "./contention.ts";
-import { repeatedRead, settleLeader, storageOf } from "./jetstream.ts";
+import { codeOf, NOT_FOUND, repeatedRead, settleLeader, storageOf } from "./jetstream.ts";
 import { limitText } from "./limits.ts";
 import type { NatsLink } from "./link.ts";
 import type { NatsSettings } from "./options.ts";
@@ -132,22 +132,31 @@ export class NatsStore implements BrokerStore {
 
   async #attempt<T>(
     what: string,
-    { name, ttlMs, changes }: KvBuckets,
+    buckets: KvBuckets,
     key: string,
     act: (rows: Rows) => Promise<T>,
+    isRetry = false,
   ): Promise<T> {
+    let { name } = buckets;
+    let opening: Promise<KV> | undefined;
     try {
       await this.#link.reach();
       const manager = await this.#link.manager();
       const count = this.#link.mark.shards!.buckets;
       const shard = shardOf(key, count);
       name += shardSuffix(shard, count);
-      const bucket = await this.#open(name, ttlMs, count > 1 ? shard : undefined);
+      opening = this.#open(name, buckets.ttlMs, count > 1 ? shard : undefined);
+      const bucket = await opening;
       // The stream that contains the rows.
       await this.#link.followClock(manager, `KV_${name}`);
-      return await act({ name, bucket, changes });
+      return await act({ name, bucket, changes: buckets.changes });
     } catch (cause) {
       if (cause instanceof BrokerError || cause instanceof RangeError) throw cause;
+      // If the bucket was deleted, the next use creates it again.
+      this.#link.reopen(name, opening);
+      if (codeOf(cause) === NOT_FOUND && !isRetry) {
+        return await this.#attempt(what, buckets, key, act, true);
+      }
       const limit = limitText(cause);
       if (limit !== undefined) this.#link.life.refused(name, limit);
       throw new BrokerError(`Cannot ${what}: ${limit ?? textOf(cause)}`, { cause });
@@ -178,7 +187,10 @@ export class NatsStore implements BrokerStore {
     bucket: KV,
     key: string,
   ): Promise<{ readonly row?: string; readonly revision: number }> {
-    const entry = await repeatedRead(this.#link.runtime, () => bucket.get(key));
+    const read = () => bucket.get(key);
+    // Nothing replies to a direct read of a deleted bucket; its status says that it is gone.
+    const readAgain = () => bucket.status().then(read);
+    const entry = await repeatedRead(this.#link.runtime, read, readAgain);
     if (entry === null) return { revision: 0 };
     const { revision } = entry;
     return entry.operation === "PUT" ? { row: entry.string(), revision } : { revision };

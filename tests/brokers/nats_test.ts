@@ -739,6 +739,25 @@ test("drops publications larger than the server's limit, and reports each", asyn
   assertEquals((await append(broker, "kept", 1)).length, 1);
 }, { settings: "max_payload: 10000" });
 
+test("creates a deleted bucket again for the next call of the store", async (server) => {
+  await using broker = new NatsBroker({ servers: server.servers });
+  const { store } = broker;
+  const claim = (member: string) => store.claim("user", member, { max: 1, ttlMs: 60_000 });
+  const forget = () =>
+    operate(server, async ({ streams }) => {
+      const names = await Array.fromAsync(streams.list(), ({ config }) => config.name);
+      for (const name of names) if (name.startsWith("KV_")) await streams.delete(name);
+    });
+  assertEquals([await claim("one"), await store.advance("row", 5, 60_000)], [true, true]);
+  await forget();
+  const both = await Promise.all([claim("two"), store.advance("row", 3, 60_000)]);
+  assertEquals(both, [true, true]);
+  assertEquals(await store.claims("user"), ["two"]);
+  await forget();
+  assertEquals([await store.claims("user"), await store.newest("row", 60_000)], [[], -1]);
+  assertEquals(broker.issues(), []);
+});
+
 test("ignores and counts foreign publications, of any form", async ({ servers }) => {
   await using broker = new NatsBroker({ servers });
   await using plain = new Hearing(broker, "news");
