@@ -63,9 +63,12 @@ export function refusalOf(error: unknown): string | undefined {
   const reason = reasonOf(error);
   if (!(reason instanceof Error) || reason.name !== "ReplyError") return undefined;
   const remedy = REMEDIES.get(reason.message.split(" ", 1)[0]!);
-  // The script that failed is of no use to an administrator.
-  const text = reason.message.replace(/\. script: .*$|\.$/s, "");
-  return remedy && `${text}; ${remedy}`;
+  return remedy && `${withoutScript(reason.message).replace(/\.$/, "")}; ${remedy}`;
+}
+
+/** Removes the script that failed from an error's text, because it is of no use to anyone. */
+function withoutScript(text: string): string {
+  return text.replace(/\.? script: .*$/s, "");
 }
 
 /** Recognizes the error of a replica, which accepts no writes. */
@@ -91,5 +94,5 @@ export function reasonOf(error: unknown): unknown {
 export function whyOf(error: unknown): string {
   const reason = reasonOf(error);
   const isUnsent = reason instanceof Error && NOT_CONNECTED.test(reason.message);
-  return isUnsent ? "Redis is unreachable" : textOf(reason);
+  return isUnsent ? "Redis is unreachable" : withoutScript(textOf(reason));
 }

@@ -55,3 +55,8 @@ Deno.test("whyOf() says that Redis is unreachable, not how the client library qu
   }
   assertEquals(whyOf(new Error("Connection is closed.")), "Connection is closed.");
 });
+
+Deno.test("whyOf() leaves out the script that failed", () => {
+  const error = replyError("ERR unknown command. script: 1040ab, on @user_script:95.");
+  assertEquals(whyOf(error), "ERR unknown command");
+});

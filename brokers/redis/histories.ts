@@ -60,7 +60,8 @@ const HISTORY = TEXT + NOW + `
 local meta, stream = KEYS[1], KEYS[2]
 local newEpoch, ttl, size, most, remembered, survives, heardEpoch, heardOffset = unpack(ARGV, 1, 8)
 ttl, size, most = tonumber(ttl), tonumber(size), tonumber(most)
-local info = redis.call('INFO', 'replication')
+local info = redis.pcall('INFO', 'replication')
+if type(info) == 'table' then return redis.error_reply('NOPERM the Redis user needs the permission +info') end
 local mark = string.match(info, 'master_replid:(%x+)')
 local isAlone = string.find(info, 'connected_slaves:0') and string.find(info, 'master_replid2:0+%s')
 if not mark then return redis.error_reply('SKEIN INFO does not tell master_replid') end
@@ -208,7 +209,8 @@ end
 `;
 
 /**
- * Appends a batch. The keys of a history are followed by the channel and the keys by which
+ * Appends a batch, unless the Redis user may not publish it, because a script that fails after a
+ * write keeps the write. The keys of a history are followed by the channel and the keys by which
  * repetitions are recognized. The arguments of a history are followed by the command that publishes
  * and the time for which a repetition is recognized. For each publication, four arguments follow:
  * the kind and the index of such a key, the publication's text or number, and its frame. Returns the
@@ -218,6 +220,9 @@ end
  */
 const APPEND = HISTORY + KEYS_OF_APPENDS + `
 local publish, repetition = ARGV[9], tonumber(ARGV[10])
+if redis.acl_check_cmd and not redis.acl_check_cmd(publish, KEYS[3], '') then
+  return redis.error_reply('NOPERM the Redis user needs the permission to publish on its channels, such as &skein:* +@pubsub')
+end
 return run(function()
   forgetAdmitted()
   if isEmpty then

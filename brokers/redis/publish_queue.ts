@@ -2,7 +2,7 @@
 import type { Buffer } from "node:buffer";
 import { BrokerError, LimitError } from "../../errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import { failureOf, refusalOf } from "./failures.ts";
+import { failureOf, refusalOf, whyOf } from "./failures.ts";
 import {
   BrokerLine,
   BrokerOutbox,
@@ -118,6 +118,7 @@ export class RedisPublishQueue {
   #retry: Timer | undefined;
   /** The reason why Redis did not accept the last batch. */
   #trouble: unknown;
+  #rejection: string | undefined;
 
   /** @param options See {@linkcode PublishQueueOptions}. */
   constructor(options: PublishQueueOptions) {
@@ -128,6 +129,11 @@ export class RedisPublishQueue {
   /** Publications that wait for Redis or for its reply. */
   get waiting(): number {
     return this.#outbox.budget.messages;
+  }
+
+  /** The reason why Redis rejected the last batch permanently. */
+  get rejection(): string | undefined {
+    return this.#rejection;
   }
 
   /** Publications that were dropped. */
@@ -247,7 +253,7 @@ export class RedisPublishQueue {
         await sender.publish(line.topic, batch);
         for (const item of batch) line.settle(item);
       }
-      this.#trouble = undefined;
+      this.#trouble = this.#rejection = undefined;
       onTrouble(undefined);
       return true;
     } catch (error) {
@@ -257,7 +263,9 @@ export class RedisPublishQueue {
       // Sending a plain publication again would duplicate it if Redis had accepted it; keys prevent
       // this for the others.
       if (failure === "later" || (failure === "unknown" && isKept)) return false;
-      for (const item of batch) line.drop(item, "Redis rejected the publication", error);
+      this.#rejection = whyOf(error);
+      const why = `Redis rejected the publication: ${this.#rejection}`;
+      for (const item of batch) line.drop(item, why, error);
       return true;
     }
   }

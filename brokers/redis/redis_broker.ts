@@ -288,6 +288,8 @@ export class RedisBroker implements LogBroker {
     }
     const { rejection } = this.#subscribers;
     if (rejection !== undefined) issues.push(`Redis rejects a subscription: ${textOf(rejection)}`);
+    const rejected = this.#queue.rejection;
+    if (rejected !== undefined) issues.push(`Redis rejects a publication: ${rejected}`);
     for (const policy of this.#evicting) {
       issues.push(
         `Redis may evict histories and logs: maxmemory-policy must be noeviction, received ${policy}`,

@@ -3,14 +3,15 @@
  * credentials change. The process must keep running, `issues()` must name the cause, and the node
  * must reconnect by itself.
  */
-import { assertEquals, assertMatch } from "@std/assert";
+import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { credsAuthenticator, nkeyAuthenticator, nkeys } from "@nats-io/nats-core";
 import { Redis } from "ioredis";
+import { BrokerError } from "../../errors.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import type { NatsServers } from "../../brokers/nats/options.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
-import { append, Hearing, noTimers } from "./receiving.ts";
+import { append, BOUNDS, Hearing, noTimers } from "./receiving.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisCluster, RedisServer } from "./redis_server.ts";
 import { until } from "../waiting.ts";
@@ -330,6 +331,47 @@ Deno.test({
     await until(() => /rejects a subscription: NOPERM/.test(broker.issues().join()));
     await operate(server, [["ACL", "SETUSER", "app", "reset", ">one", ...RULES]]);
     await denied.ready;
+    await serves(broker);
+  },
+});
+
+for (const [kind, rules] of [["channels", ["resetchannels"]], ["INFO", ["-info"]]] as const) {
+  Deno.test({
+    name: `RedisBroker rejects appends without the permission for ${kind}, and stores none of them`,
+    ignore: isRedisMissing,
+    async fn() {
+      await using _timers = TIMERS;
+      await using server = await startRedis();
+      await operate(server, [["ACL", "SETUSER", "app", "reset", ">one", ...RULES, ...rules]]);
+      await using broker = new RedisBroker({ url: `redis://app:one@127.0.0.1:${server.port}` });
+      await assertRejects(
+        () => append(broker, "kept", 1),
+        BrokerError,
+        "Redis rejected the publication: NOPERM the Redis user needs",
+      );
+      assertMatch(
+        broker.issues().join(),
+        /Redis rejects a publication: NOPERM the Redis user needs/,
+      );
+      await operate(server, [["ACL", "SETUSER", "app", "reset", ">one", ...RULES]]);
+      await serves(broker);
+      const page = { bounds: BOUNDS, maxMessages: 10, maxBytes: 1_000 };
+      assertEquals((await broker.history.read("kept", page)).publications.length, 1);
+    },
+  });
+}
+
+Deno.test({
+  name: "RedisBroker names a publication that its user may not publish, until the user may",
+  ignore: isRedisMissing,
+  async fn() {
+    await using _timers = TIMERS;
+    await using server = await startRedis();
+    await operate(server, [["ACL", "SETUSER", "app", "reset", ">one", ...RULES, "-publish"]]);
+    await using broker = new RedisBroker({ url: `redis://app:one@127.0.0.1:${server.port}` });
+    broker.publish({ topic: "news", payload: "1" });
+    await until(() => /rejects a publication: NOPERM/.test(broker.issues().join()));
+    await operate(server, [["ACL", "SETUSER", "app", "reset", ">one", ...RULES]]);
     await serves(broker);
   },
 });
