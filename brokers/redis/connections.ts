@@ -2,7 +2,7 @@
 import { type Cluster, type ClusterOptions, Redis, type RedisOptions } from "ioredis";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { settlesWithin } from "../../base/wait.ts";
-import { isOfReplica } from "./failures.ts";
+import { isOfReplica, isWithoutDatabase } from "./failures.ts";
 import type { RedisSource } from "./options.ts";
 
 /** Longest wait between two attempts to connect, in milliseconds. */
@@ -17,15 +17,15 @@ function retryWith(runtime: Runtime): (attempts: number) => number {
 
 /**
  * Returns how a connection to one server is replaced. It leaves a server that became a replica:
- * Sentinel or the host name leads to the new master. The longest wait follows, because the client
- * library counts no attempt that opened a connection.
+ * Sentinel or the host name leads to the new master. It also leaves a server without the database.
+ * The longest wait follows, because the client library counts no attempt that opened a connection.
  */
 function renewal(runtime: Runtime): Pick<RedisOptions, "reconnectOnError" | "retryStrategy"> {
   const retry = retryWith(runtime);
   let isLeaving = false;
   return {
     reconnectOnError: (error) => {
-      const leaves = isOfReplica(error);
+      const leaves = isOfReplica(error) || isWithoutDatabase(error);
       isLeaving ||= leaves;
       return leaves;
     },

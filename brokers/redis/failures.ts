@@ -37,6 +37,11 @@ const NOT_CONNECTED = /^(?:Stream isn't writeable|Cluster isn't ready)/;
 /** The same, and the error for commands that no node of a cluster took. */
 const UNSENT = new RegExp(`${NOT_CONNECTED.source}|^Too many Cluster redirections`);
 
+/** Recognizes the error for a lack of a connection, which does not say why there is none. */
+export function isUnsent(error: unknown): boolean {
+  return error instanceof Error && NOT_CONNECTED.test(error.message);
+}
+
 /** Classifies a failed command. */
 export function failureOf(error: unknown): CommandFailure {
   if (!(error instanceof Error)) return "unknown";
@@ -77,6 +82,14 @@ export function isOfReplica(error: unknown): boolean {
 }
 
 /**
+ * Recognizes the error of a Redis without the database of the URL. The connection would use database
+ * 0 instead.
+ */
+export function isWithoutDatabase(error: unknown): boolean {
+  return error instanceof Error && error.message.startsWith("ERR DB index is out of range");
+}
+
+/**
  * Unwraps the client library's error for all nodes together, which contains the reason for one of
  * them.
  */
@@ -93,6 +106,5 @@ export function reasonOf(error: unknown): unknown {
  */
 export function whyOf(error: unknown): string {
   const reason = reasonOf(error);
-  const isUnsent = reason instanceof Error && NOT_CONNECTED.test(reason.message);
-  return isUnsent ? "Redis is unreachable" : withoutScript(textOf(reason));
+  return isUnsent(reason) ? "Redis is unreachable" : withoutScript(textOf(reason));
 }

@@ -37,7 +37,7 @@ import {
   openClient,
   WriteBatch,
 } from "./connections.ts";
-import { isOfReplica, reasonOf, refusalOf, type Run, whyOf } from "./failures.ts";
+import { isOfReplica, isUnsent, reasonOf, refusalOf, type Run, whyOf } from "./failures.ts";
 import { checkName, decodePlain, decodeRetained, encodeFrame, RedisNames } from "./format.ts";
 import {
   checkSource,
@@ -410,7 +410,8 @@ export class RedisBroker implements LogBroker {
   #update(error?: unknown): void {
     const life = this.#life;
     if (this.status.isEnded) return;
-    if (error !== undefined) life.lastError = reasonOf(error);
+    const reason = reasonOf(error);
+    if (reason !== undefined && !isUnsent(reason)) life.lastError = reason;
     const { mismatch } = this.#mark;
     const isUp = this.#isReady && this.#subscribers.isUp;
     // A replica's error stays the newest one while the connection is renewed.

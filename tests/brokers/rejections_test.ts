@@ -377,6 +377,21 @@ Deno.test({
 });
 
 Deno.test({
+  name: "RedisBroker uses no other database than that of its URL, and names the cause",
+  ignore: isRedisMissing,
+  async fn() {
+    await using _timers = TIMERS;
+    await using server = await RedisServer.start({ settings: { databases: "2" } });
+    await using broker = new RedisBroker({ url: `${server.url}/2` }, { giveUpMs: 1_000 });
+    await assertRejects(() => append(broker, "kept", 1), BrokerError);
+    assertEquals(await server.run("dbsize"), "0");
+    assertMatch(broker.issues().join(), /has not been reached .*: ERR DB index is out of range/);
+    await using other = new RedisBroker({ url: `${server.url}/1` });
+    await serves(other);
+  },
+});
+
+Deno.test({
   name: "RedisBroker on a cluster reconnects after the password was rejected, and names the cause",
   ignore: isRedisMissing,
   async fn() {
