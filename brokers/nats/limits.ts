@@ -1,5 +1,6 @@
 /** Limits of JetStream at which a write is rejected, and what an administrator can do. */
 import { JetStreamApiError } from "@nats-io/jetstream";
+import { TimeoutError } from "@nats-io/nats-core";
 import { textOf } from "../../base/error_text.ts";
 
 const ACCOUNT = "raise the JetStream limits of the account, or delete streams that nothing uses";
@@ -52,7 +53,8 @@ export function limitText(error: unknown): string | undefined {
   return remedy && `JetStream replied ${reply.message}; ${remedy}`;
 }
 
-/** Describes an error of JetStream, with the remedy if it is about a limit. */
+/** Describes an error of JetStream or a missing reply, with the remedy if it is about a limit. */
 export function replyText(error: unknown): string {
+  if (error instanceof TimeoutError) return "JetStream does not respond";
   return limitText(error) ?? textOf(error);
 }

@@ -1,11 +1,10 @@
 /** The state that nodes share in buckets of JetStream. */
 import { jetstream, JetStreamApiError } from "@nats-io/jetstream";
 import { type KV, Kvm } from "@nats-io/kv";
-import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
 import { ChangeAttempts } from "./contention.ts";
 import { codeOf, NOT_FOUND, repeatedRead, settleLeader, storageOf } from "./jetstream.ts";
-import { limitText } from "./limits.ts";
+import { limitText, replyText } from "./limits.ts";
 import type { NatsLink } from "./link.ts";
 import type { NatsSettings } from "./options.ts";
 import { shardOf, shardSuffix } from "./shards.ts";
@@ -159,7 +158,7 @@ export class NatsStore implements BrokerStore {
       }
       const limit = limitText(cause);
       if (limit !== undefined) this.#link.life.refused(name, limit);
-      throw new BrokerError(`Cannot ${what}: ${limit ?? textOf(cause)}`, { cause });
+      throw new BrokerError(`Cannot ${what}: ${replyText(cause)}`, { cause });
     }
   }
 

@@ -610,6 +610,19 @@ test("detects a frozen server", async (server) => {
   });
 });
 
+test("says that a frozen server does not respond", async (server) => {
+  await using broker = new NatsBroker({ servers: server.servers });
+  assertEquals(await broker.store.claims("user"), []);
+  server.freeze();
+  await assertRejects(
+    () => broker.store.claims("user"),
+    BrokerError,
+    "Cannot list claims: JetStream does not respond",
+  );
+  server.thaw();
+  assertEquals(await broker.store.claims("user"), []);
+});
+
 test("queues publications for a slow server, up to a bound", async (server) => {
   const { servers } = server;
   await using broker = new NatsBroker({ servers }, { maxWaiting: 100 });
