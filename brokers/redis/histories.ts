@@ -2,7 +2,7 @@
 import type { Cluster, Redis } from "ioredis";
 import { isCluster } from "./connections.ts";
 import { decodeStored, type RedisNames } from "./format.ts";
-import { NOW, NUMBER_AT, TEXT } from "./prelude.ts";
+import { CHECK_PUBLISH, NOW, NUMBER_AT, TEXT } from "./prelude.ts";
 import {
   type Appended,
   ENTRY_BYTES,
@@ -209,8 +209,7 @@ end
 `;
 
 /**
- * Appends a batch, unless the Redis user may not publish it, because a script that fails after a
- * write keeps the write. The keys of a history are followed by the channel and the keys by which
+ * Appends a batch. The keys of a history are followed by the channel and the keys by which
  * repetitions are recognized. The arguments of a history are followed by the command that publishes
  * and the time for which a repetition is recognized. For each publication, four arguments follow:
  * the kind and the index of such a key, the publication's text or number, and its frame. Returns the
@@ -218,11 +217,9 @@ end
  * another text: `1` if a publication was appended, `0` if it was a repetition, and `2` if there was
  * no room.
  */
-const APPEND = HISTORY + KEYS_OF_APPENDS + `
+const APPEND = HISTORY + KEYS_OF_APPENDS + CHECK_PUBLISH + `
 local publish, repetition = ARGV[9], tonumber(ARGV[10])
-if redis.acl_check_cmd and not redis.acl_check_cmd(publish, KEYS[3], '') then
-  return redis.error_reply('NOPERM the Redis user needs the permission to publish on its channels, such as &skein:* +@pubsub')
-end
+checkPublish(publish, KEYS[3])
 return run(function()
   forgetAdmitted()
   if isEmpty then

@@ -19,3 +19,14 @@ local function numberAt(key)
   return number and number <= 2 ^ 53 and number
 end
 `;
+
+/**
+ * Checks that the Redis user may publish on a channel. A script that fails after a write keeps the
+ * write, so this comes before the first one.
+ */
+export const CHECK_PUBLISH = `
+local function checkPublish(command, channel)
+  if not redis.acl_check_cmd or redis.acl_check_cmd(command, channel, '') then return end
+  error({ err = 'NOPERM the Redis user needs the permission to publish on its channels, such as &skein:* +@pubsub' })
+end
+`;

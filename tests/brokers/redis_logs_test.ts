@@ -589,6 +589,25 @@ test("rejects whole appends if Redis is full, while reads and deletions continue
   assertEquals((await logs.create("new", creation())).kind, "created");
 });
 
+test("changes no log without the permission to announce it", async (server) => {
+  await server.run("acl", "setuser", "app", "reset", ">one", "on", "~*", "&*", "+@all");
+  await using broker = new RedisBroker({ url: server.url.replace("//", "//app:one@") });
+  const { logs } = broker;
+  await create(logs, "log", { records: ["a"] });
+  await server.run("acl", "setuser", "app", "resetchannels");
+  const calls = [
+    () => append(logs, "log", ["x"]),
+    () => create(logs, "other", { records: ["x"] }),
+    () => logs.delete("log"),
+  ];
+  for (const call of calls) await assertRejects(call, BrokerError, "needs the permission");
+  assertEquals(await readAll(broker, "log"), ["a"]);
+  await server.run("acl", "setuser", "app", "allchannels");
+  await append(logs, "log", ["b"]);
+  await create(logs, "other", { records: ["c"] });
+  assertEquals([await readAll(broker, "log"), await readAll(broker, "other")], [["a", "b"], ["c"]]);
+});
+
 test("keeps a log in one slot, without expiry, and leaves no key after its deletion", async (server) => {
   await using broker = new RedisBroker({ url: server.url }, { prefix: "app" });
   const { logs } = broker;

@@ -16,7 +16,7 @@ import {
 import { MAX_LOG_PRODUCERS } from "../../../streams/logs/rules.ts";
 import { RECORD_HEAD_BYTES } from "./log_chunks.ts";
 import { BINARY } from "../format.ts";
-import { NOW, TEXT } from "../prelude.ts";
+import { CHECK_PUBLISH, NOW, TEXT } from "../prelude.ts";
 import { ROWS, TRANSACTION, WRITE_ROW } from "./row_scripts.ts";
 
 /**
@@ -71,7 +71,7 @@ const SHOWN_FIELDS = 16;
  * If another program damaged the state of a log, the log counts as missing, and may be created
  * again. An index whose key has another type is replaced by an empty one.
  */
-const LOG = TEXT + NOW + `
+const LOG = TEXT + NOW + CHECK_PUBLISH + `
 local state, records, newest, producers, forks, index, channel = unpack(KEYS, 1, 7)
 local rows, order, gone, due = unpack(KEYS, 8, 11)
 local ask = cjson.decode(ARGV[1])
@@ -186,6 +186,7 @@ local function placeOf(entry)
   local first, count = string.match(entry[1], '(%d+)-(%d+)')
   return tonumber(first) - 1, tonumber(count), entry[2][2]
 end
+local function checkAnnounce() checkPublish(ask.publish, channel) end
 local function announce(carried)
   local line = carried and log.identity .. ' ' .. log.start .. ' ' .. log.tail .. '\\n' or ''
   local length, flags = #line + #(carried or ''), carried and ${BINARY} or 0
@@ -203,6 +204,7 @@ end
 local heard = ask.heard
 if heard and heard.identity == log.identity then
   if tonumber(log.tail) < heard.tail or (heard.isEnded and not log.ended) then
+    checkAnnounce()
     log.identity = ask.renewed
     redis.call('HSET', state, 'identity', ask.renewed)
     announce()
@@ -220,6 +222,7 @@ if log.identity then return answer((isExpired and not log.deleted) and 'expired'
 local count = ask.elsewhere + sizeOf('ZCARD', index)
 for i = 12, #KEYS do count = count + sizeOf('ZCARD', KEYS[i]) end
 if count >= ask.maxLogs then return answer('too-many') end
+checkAnnounce()
 if redis.call('EXISTS', state, records, newest, producers, forks, rows, order, gone, due) > 0 then
   remove()
 end
@@ -402,6 +405,7 @@ elseif #ARGV == 3 then carried = ARGV[3] end
 local isCarried = carried and #carried <= ${MAX_CARRIED_BYTES} and not ask.ended and not ask.cancelled
 local broken = ask.count > 0 and not isWhole and checkNewest()
 if broken then return broken end
+checkAnnounce()
 isWriting = true
 add(tonumber(log.tail), record)
 if writeRows then writeRows() end
@@ -538,6 +542,7 @@ if not log.identity then
 end
 if log.deleted then return answer('deleted') end
 if ask.ifExpired and not isExpired then return answer('alive') end
+checkAnnounce()
 local isKept = sizeOf('SCARD', forks) > 0
 if isKept then set('deleted', '1') save() else remove() end
 announce()
