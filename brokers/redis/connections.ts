@@ -2,7 +2,7 @@
 import { type Cluster, type ClusterOptions, Redis, type RedisOptions } from "ioredis";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { settlesWithin } from "../../base/wait.ts";
-import { isOfReplica, isWithoutDatabase } from "./failures.ts";
+import { isOfDatabase, isOfReplica } from "./failures.ts";
 import type { RedisSource } from "./options.ts";
 
 /** Longest wait between two attempts to connect, in milliseconds. */
@@ -17,7 +17,7 @@ function retryWith(runtime: Runtime): (attempts: number) => number {
 
 /**
  * Returns how a connection to one server is replaced. It leaves a server that became a replica:
- * Sentinel or the host name leads to the new master. It also leaves a server without the database.
+ * Sentinel or the host name leads to the new master. It also leaves a server that rejects the database.
  * The longest wait follows, because the client library counts no attempt that opened a connection.
  */
 function renewal(runtime: Runtime): Pick<RedisOptions, "reconnectOnError" | "retryStrategy"> {
@@ -25,7 +25,7 @@ function renewal(runtime: Runtime): Pick<RedisOptions, "reconnectOnError" | "ret
   let isLeaving = false;
   return {
     reconnectOnError: (error) => {
-      const leaves = isOfReplica(error) || isWithoutDatabase(error);
+      const leaves = isOfReplica(error) || isOfDatabase(error);
       isLeaving ||= leaves;
       return leaves;
     },
@@ -75,10 +75,20 @@ export function isCluster(client: Redis | Cluster): client is Cluster {
 export function openClient(runtime: Runtime, source: RedisSource): Redis | Cluster {
   const own = { ...OWN, ...renewal(runtime) };
   if ("url" in source) {
-    if (/^rediss?:\/\//.test(source.url)) return new Redis(source.url, own);
-    throw new TypeError(
-      `Cannot create broker: url must start with redis:// or rediss://, received "${source.url}"`,
-    );
+    const parts = /^rediss?:\/\/[^/?#]*(?:\/([^?#]*))?/.exec(source.url);
+    if (parts === null) {
+      throw new TypeError(
+        `Cannot create broker: url must start with redis:// or rediss://, received "${source.url}"`,
+      );
+    }
+    // The client library's error for such a database would end the process. The text does not show
+    // the rest of the URL, which may be a part of a password.
+    if (/\D/.test(parts[1] ?? "")) {
+      throw new TypeError(
+        "Cannot create broker: the database in url must be a number, as in redis://host:6379/1",
+      );
+    }
+    return new Redis(source.url, own);
   }
   const client = source.client as Redis | Cluster | undefined;
   if (typeof client?.duplicate !== "function") {

@@ -82,11 +82,11 @@ export function isOfReplica(error: unknown): boolean {
 }
 
 /**
- * Recognizes the error of a Redis without the database of the URL. The connection would use database
- * 0 instead.
+ * Recognizes the error of a Redis that rejects the database of the URL. The connection would use
+ * database 0 instead.
  */
-export function isWithoutDatabase(error: unknown): boolean {
-  return error instanceof Error && error.message.startsWith("ERR DB index is out of range");
+export function isOfDatabase(error: unknown): boolean {
+  return (error as { readonly command?: { readonly name?: string } }).command?.name === "select";
 }
 
 /**

@@ -27,6 +27,16 @@ Deno.test("RedisBroker() rejects anything but a Redis URL or a client", () => {
   }
 });
 
+Deno.test("RedisBroker() rejects a URL whose database is not a number", async () => {
+  for (const end of ["/one", "/1/2", "/-1", "/1.5?family=6"]) {
+    const create = () => new RedisBroker({ url: `${SOURCE.url}${end}` });
+    assertThrows(create, TypeError, "the database in url must be a number");
+  }
+  for (const end of ["", "/", "/1", "/1?family=4", "?family=4"]) {
+    await using _broker = new RedisBroker({ url: `${SOURCE.url}${end}` });
+  }
+});
+
 Deno.test("RedisBroker() rejects unknown and misplaced options", () => {
   const cases: [source: object, options: object, text: string][] = [
     [SOURCE, { prefx: "a" }, 'unknown option "prefx"; did you mean "prefix"?'],

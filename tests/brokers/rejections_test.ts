@@ -376,20 +376,28 @@ Deno.test({
   },
 });
 
-Deno.test({
-  name: "RedisBroker uses no other database than that of its URL, and names the cause",
-  ignore: isRedisMissing,
-  async fn() {
-    await using _timers = TIMERS;
-    await using server = await RedisServer.start({ settings: { databases: "2" } });
-    await using broker = new RedisBroker({ url: `${server.url}/2` }, { giveUpMs: 1_000 });
-    await assertRejects(() => append(broker, "kept", 1), BrokerError);
-    assertEquals(await server.run("dbsize"), "0");
-    assertMatch(broker.issues().join(), /has not been reached .*: ERR DB index is out of range/);
-    await using other = new RedisBroker({ url: `${server.url}/1` });
-    await serves(other);
-  },
-});
+const RIGHTS = ["nopass", ...RULES];
+
+for (
+  const [kind, database, rights] of [
+    ["is missing", "2", RIGHTS],
+    ["is not permitted", "1", [...RIGHTS, "-select"]],
+  ] as const
+) {
+  Deno.test({
+    name: `RedisBroker uses no other database if that of its URL ${kind}, and names the cause`,
+    ignore: isRedisMissing,
+    async fn() {
+      await using _timers = TIMERS;
+      await using server = await RedisServer.start({ settings: { databases: "2" } });
+      await server.run("ACL", "SETUSER", "default", ...rights);
+      await using broker = new RedisBroker({ url: `${server.url}/${database}` });
+      await until(() => /not been reached .*: (ERR|NOPERM)/.test(broker.issues().join()));
+      await assertRejects(() => broker.store.claims("user"), BrokerError);
+      assertEquals(await server.run("dbsize"), "0");
+    },
+  });
+}
 
 Deno.test({
   name: "RedisBroker on a cluster reconnects after the password was rejected, and names the cause",
