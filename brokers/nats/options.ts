@@ -278,7 +278,8 @@ export function sharedSettings(settings: NatsSettings): Record<string, string> {
 
 /**
  * Checks the source. Other keys are passed to the client library, except the broker's options.
- * Without `servers`, the client library would connect to its default server.
+ * Without `servers`, or with an empty address, such as from a variable of the environment that is
+ * not set, the client library would connect to its default server.
  *
  * @returns The source without keys that are `undefined`, because these would override the client
  * library's defaults.
@@ -290,6 +291,15 @@ export function checkSource(given: NatsSource): NatsSource {
     const keys = Object.keys(source).join(", ");
     throw new TypeError(
       `Cannot create broker: either servers or a connection is needed, received ${keys || "{}"}`,
+    );
+  }
+  const addresses: unknown[] = [servers ?? []].flat();
+  const isLacking = servers !== undefined && addresses.length === 0;
+  if (isLacking || addresses.some((one) => typeof one !== "string" || one.trim() === "")) {
+    throw new TypeError(
+      `Cannot create broker: servers must be one or more addresses, received ${
+        JSON.stringify(servers)
+      }`,
     );
   }
   for (const key of Object.keys(source)) {
