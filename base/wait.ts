@@ -43,8 +43,8 @@ export function abortError(message: string): Error {
 }
 
 /**
- * Combines the given abort signals. This also works on platforms without `AbortSignal.any`. On these, the
- * combined signal stays in memory until one of the signals aborts.
+ * Combines the given abort signals. This also works on platforms without `AbortSignal.any`. On
+ * these, the combined signal stays in memory until one of the signals aborts.
  *
  * @returns A signal that aborts as soon as one of them does, with the same reason.
  */

@@ -17,8 +17,9 @@ function retryWith(runtime: Runtime): (attempts: number) => number {
 
 /**
  * Returns how a connection to one server is replaced. It leaves a server that became a replica:
- * Sentinel or the host name leads to the new master. It also leaves a server that rejects the database.
- * The longest wait follows, because the client library counts no attempt that opened a connection.
+ * Sentinel or the host name leads to the new master. It also leaves a server that rejects the
+ * database. The longest wait follows, because the client library counts no attempt that opened a
+ * connection.
  */
 function renewal(runtime: Runtime): Pick<RedisOptions, "reconnectOnError" | "retryStrategy"> {
   const retry = retryWith(runtime);
