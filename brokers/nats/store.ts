@@ -187,8 +187,14 @@ export class NatsStore implements BrokerStore {
     key: string,
   ): Promise<{ readonly row?: string; readonly revision: number }> {
     const read = () => bucket.get(key);
-    // Nothing replies to a direct read of a deleted bucket; its status says that it is gone.
-    const readAgain = () => bucket.status().then(read);
+    const readAgain = () => {
+      const gone = Promise.withResolvers<never>();
+      // Nothing replies to a direct read of a deleted bucket; its status says that it is gone.
+      bucket.status().catch((error) => {
+        if (codeOf(error) === NOT_FOUND) gone.reject(error);
+      });
+      return Promise.race([read(), gone.promise]);
+    };
     const entry = await repeatedRead(this.#link.runtime, read, readAgain);
     if (entry === null) return { revision: 0 };
     const { revision } = entry;
