@@ -21,7 +21,7 @@ import { type Connection, dialWebSocket } from "../transport/mod.ts";
 import { createServer, type Server, type ServerOptions } from "../server.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { dialHttp, HELD_MS } from "../transport/http/client.ts";
-import { LOST_MS } from "../transport/http/connection.ts";
+import { CLOSE_TIMEOUT_MS, LOST_MS } from "../transport/http/connection.ts";
 import { withLastResort } from "../transport/race/last_resort.ts";
 import { checkTransports } from "../transport/race/options.ts";
 import { race } from "../transport/race/race.ts";
@@ -538,6 +538,32 @@ Deno.test("A client over HTTP that received an event on a stream polls after thr
     client.close();
     await soon(server.closed);
   }
+});
+
+Deno.test("A client over HTTP that has closed leaves no slower request behind", async () => {
+  const { runtime, stopWaiting } = impatient();
+  const startTimer = runtime.setTimeout;
+  runtime.setTimeout = (call, ms) =>
+    ms === CLOSE_TIMEOUT_MS ? undefined as never : startTimer(call, ms);
+  const stopped = Promise.withResolvers<void>();
+  await using ends = new HttpEnds();
+  const { client, server } = await soon(ends.open({
+    runtime,
+    fetch(input, init = {}) {
+      const headers = new Headers(init.headers);
+      if (headers.has("skein-session") || headers.has("skein-poll")) return fetch(input, init);
+      stopWaiting();
+      return new Promise((_, reject) => {
+        init.signal!.addEventListener("abort", () => {
+          stopped.resolve();
+          reject(init.signal!.reason);
+        });
+      });
+    },
+  }));
+  client.close();
+  await soon(server.closed);
+  await soon(stopped.promise);
 });
 
 Deno.test("A client over HTTP that received no response later opens an event stream, and does not poll", async () => {

@@ -173,9 +173,14 @@ export async function dialHttp(
   } finally {
     runtime.clearTimeout(timer);
     for (const connection of connections) {
-      if (winner === undefined) connection.terminate();
-      // The server may have opened it too. Only a response names it, so that it can be ended.
-      else if (connection !== winner) connection.close();
+      if (connection === winner) continue;
+      const end = () => connection.terminate();
+      if (winner === undefined) end();
+      else {
+        // The server may have opened it too. Only a response names it, so that it can be ended.
+        connection.close();
+        winner.closed.then(end, end);
+      }
     }
   }
 }
