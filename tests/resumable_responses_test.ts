@@ -231,6 +231,17 @@ Deno.test("client.requestStream() fails at an item that is undefined, resumable 
   }
 });
 
+Deno.test("cancel() of a response that another page has started stops it before the first item is read", async () => {
+  const model = new Model();
+  await using server = listen(model.options());
+  await using client = connect(server.url, { contract, token: "ann" });
+  const first = client.requestStream("chat:lobby", "hi");
+  await until(() => model.calls.length === 1);
+  const end = assertRejects(() => Array.fromAsync(first), RequestError);
+  await soon(client.requestStream("chat:lobby", "hi", { id: first.id }).cancel("Enough"));
+  assertEquals((await soon(end)).failure, { code: "cancelled", message: "Enough" });
+});
+
 Deno.test("cancel() of a response is sent again if its session is lost", async () => {
   const model = new Model();
   await using server = testServer(model.options());

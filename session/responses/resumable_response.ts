@@ -33,6 +33,7 @@ export interface RejectedLine {
 }
 
 interface ResponseClient {
+  readonly session: { readonly isReady: boolean } | undefined;
   whenConnected(options: WaitOptions): Promise<{ readonly [internals]: Inside }>;
   durableStream(
     id: string,
@@ -164,10 +165,15 @@ export class ResumableResponse {
       throw new TypeError(`Cannot request stream: ${rule}, received "${response.id}"`);
     }
     // Once the request was sent, the response may have started, and only the server can cancel it.
-    let isSent = false;
+    let isSent = response.offset !== undefined;
     const { signal: cancelled } = this.#cancelled;
     const unsent = anySignal(signal, cancelled);
-    const wait = () => ({ signal: isSent ? signal : unsent, timeoutMs: this.#within(Infinity) });
+    const wait = () => ({
+      // In a session, the request of a cancelled response is sent, because another page may have
+      // started the response.
+      signal: isSent || this.#client.session?.isReady ? signal : unsent,
+      timeoutMs: this.#within(Infinity),
+    });
     const ask = () =>
       this.#inSession(async (core) => {
         this.#settings = core.settings;
