@@ -175,7 +175,9 @@ for (const [file, isHere, argsOf] of RECEIVERS) {
       const [own, other] = [await signatureOf(call), await signatureOf(call, OTHER_KEY)];
       assertEquals(await isAccepted(call, { "webhook-signature": other }), false);
       assertEquals(await isAccepted(call, { "webhook-signature": `${other} ${own}` }), true);
-      assertEquals(await isAccepted({ ...call, body: call.body + " ".repeat(65_536) }), false);
+      // The receiver may close the connection before all of it is sent.
+      const large = isAccepted({ ...call, body: call.body + " ".repeat(65_536) });
+      assertEquals(await large.catch((error) => error instanceof TypeError ? false : error), false);
 
       const join = { type: "join", topic: "room:tea", user: "ann", at: 1, joinedAt: 1, data: null };
       const event = { ...subscribing(), id: "join:room:tea/ann/1", body: JSON.stringify(join) };
