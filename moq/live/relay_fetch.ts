@@ -53,7 +53,6 @@ export class RelayFetch implements EncodedSource, Disposable {
   #lastTimestamp = 0;
   /** The time at which the client last took bytes. */
   #takenAt: number;
-  #isScheduled = false;
   #isComplete = false;
   readonly #released = Promise.withResolvers<void>();
   #room: PromiseWithResolvers<void> | undefined = undefined;
@@ -85,7 +84,7 @@ export class RelayFetch implements EncodedSource, Disposable {
     if (!this.#takeBlocks(size) && this.#held > 0) await this.#pause(size);
     this.#frames.push({ bytes, timestamp: timestamp ?? runtime.now() });
     this.#held += size;
-    this.#wakeSoon();
+    this.#group.wakeSoon();
   }
 
   /** Ends the group after its last frame; resolves once the connection has accepted all bytes. */
@@ -95,7 +94,10 @@ export class RelayFetch implements EncodedSource, Disposable {
     await untilAborted(this.#released.promise, this.#request.signal);
   }
 
-  /** Takes the next frames; called when the connection has accepted those of the last call. */
+  /**
+   * Encodes the next frames. The writer calls this again only after the connection has accepted the
+   * bytes of the previous call.
+   */
   pull(into: Uint8Array[], codec: FrameCodec): number {
     if (this.#inFlight > 0) this.#taken();
     let count = 0;
@@ -120,15 +122,6 @@ export class RelayFetch implements EncodedSource, Disposable {
   [Symbol.dispose](): void {
     this.#frames = [];
     for (const block of this.#blocks.splice(0)) block[Symbol.dispose]();
-  }
-
-  #wakeSoon(): void {
-    if (this.#isScheduled) return;
-    this.#isScheduled = true;
-    this.#options.runtime.schedule(() => {
-      this.#isScheduled = false;
-      this.#group.wake();
-    });
   }
 
   #taken(): void {

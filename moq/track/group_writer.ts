@@ -211,6 +211,22 @@ export class GroupWriter implements AsyncDisposable {
   }
 
   /**
+   * Called in place of `wake` for each of many frames: those of one turn of the event loop are sent
+   * together.
+   *
+   * @ignore
+   */
+  wakeSoon(): void {
+    // The end of a write in flight wakes the group, and so does the opening of the stream.
+    if (this.#isScheduled || this.#inFlight > 0 || this.#stream === undefined) return;
+    this.#isScheduled = true;
+    this.#options.runtime.schedule(() => {
+      this.#isScheduled = false;
+      this.#flush();
+    });
+  }
+
+  /**
    * Sets the stream, once opened.
    *
    * @ignore
@@ -283,13 +299,7 @@ export class GroupWriter implements AsyncDisposable {
   }
 
   #push(): Promise<void> {
-    if (!this.#isScheduled && this.#inFlight === 0 && this.#stream !== undefined) {
-      this.#isScheduled = true;
-      this.#options.runtime.schedule(() => {
-        this.#isScheduled = false;
-        this.#flush();
-      });
-    }
+    this.wakeSoon();
     if (this.bufferedBytes <= GROUP_HIGH_WATER_BYTES) return ROOM;
     if (this.#inFlight === 0) this.#flush();
     return (this.#drained ??= Promise.withResolvers()).promise;
