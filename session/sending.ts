@@ -244,14 +244,9 @@ export class Sending implements SessionHalf {
     const { maxSendBytes: maxBytes } = this;
     const trace = this.#core.joins ? known : undefined;
     const what = `reply to "${topic}"`;
-    return this.ask(
-      what,
-      (id) => encodeMessage(topic, data, { id, maxBytes, trace, verb: "request" }),
-      {
-        ...options,
-        isRequest: true,
-      },
-    );
+    const encode = (id: number) =>
+      encodeMessage(topic, data, { id, maxBytes, trace, verb: "request" });
+    return this.ask(what, encode, { ...options, isRequest: true });
   }
 
   /** Sends a request to the peer, and waits for the reply. */

@@ -120,11 +120,7 @@ export class ResumableResponse {
     line.reading = (line.reading ?? 0) + 1;
     try {
       while (true) {
-        const itemTimer = startTimer(
-          runtime,
-          itemTimeoutMs,
-          (ms) => isLate("next item", ms),
-        );
+        const itemTimer = startTimer(runtime, itemTimeoutMs, (ms) => isLate("next item", ms));
         awaits(true);
         const { done, value } = await within(runtime, items.next(), { signal: stopped })
           .finally(() => {
@@ -184,10 +180,8 @@ export class ResumableResponse {
           (id) => {
             isSent = true;
             const begun = response.offset === undefined ? undefined : true;
-            return encodeMessage(topic, data, {
-              ...{ id, stream: response.id, begun, maxBytes },
-              verb: "request stream",
-            });
+            const verb = "request stream";
+            return encodeMessage(topic, data, { id, stream: response.id, begun, maxBytes, verb });
           },
           { signal, timeoutMs: this.#within(core.settings.requestTimeoutMs), isRequest: true },
         );
