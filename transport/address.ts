@@ -51,12 +51,11 @@ export function listenAt<T>({ hostname, port, transport }: ListenPlace, listen: 
         { cause },
       );
     }
-    for (const name of Object.keys(CAUSES) as (keyof typeof CAUSES)[]) {
-      if (!isRuntimeError(cause, name)) continue;
-      const host = hostname.includes(":") ? `[${hostname}]` : hostname;
-      const where = `${host}:${port} (${transport})`;
-      throw runtimeError(name, `Cannot listen on ${where}${CAUSES[name]}`, { cause });
-    }
-    throw cause;
+    const names = Object.keys(CAUSES) as (keyof typeof CAUSES)[];
+    const name = names.find((name) => isRuntimeError(cause, name));
+    if (name === undefined) throw cause;
+    const host = hostname.includes(":") ? `[${hostname}]` : hostname;
+    const where = `${host}:${port} (${transport})`;
+    throw runtimeError(name, `Cannot listen on ${where}${CAUSES[name]}`, { cause });
   }
 }

@@ -573,7 +573,10 @@ export class Http3Connection implements SessionLink {
     }
   }
 
-  /** Reads the rest of a head. Otherwise, a client could leave as many heads unfinished as it likes. */
+  /**
+   * Reads the rest of a head, within the limits for streams that arrive early, so that a client
+   * cannot leave many heads unfinished.
+   */
   async #restOfFields({ id, reader, frames }: ConnectStream): Promise<Field[]> {
     const heads = this.#heads ??= new EarlyStreams(this.runtime, this.unread);
     let isRejected = false;
